@@ -1,0 +1,124 @@
+"""Every error clipdemo raises, each with one sentence a visitor can act on.
+
+::
+
+    ClipdemoError
+    ├── ImageError              bytes that are not a usable image
+    │   ├── NotAnImageError
+    │   └── ImageTooLargeError
+    ├── ArchiveError            a zip that cannot be opened
+    ├── FetchError              a URL that gave no image
+    │   ├── BlockedURLError
+    │   ├── RedirectRefusedError
+    │   ├── FetchTooLargeError
+    │   ├── FetchTimeoutError
+    │   └── UnreachableURLError
+    ├── CaptionError            a caption, weighted query or prompt template that cannot be read
+    ├── SettingError            a CLIPDEMO_* variable with an unusable value
+    └── CheckpointError         a checkpoint that cannot be used
+        ├── CheckpointNotFoundError
+        ├── UnsupportedCheckpointError
+        ├── UnsafeWeightsError
+        ├── CorruptCheckpointError
+        └── HubUnreachableError
+"""
+
+from __future__ import annotations
+
+
+class ClipdemoError(Exception):
+    """Base of all errors; ``str(error)`` is the sentence to show, ``verdict`` its two-word label."""
+
+    verdict = "failed"
+
+
+class ImageError(ClipdemoError):
+    """Bytes that are not a usable image."""
+
+    verdict = "not usable"
+
+
+class NotAnImageError(ImageError):
+    """The bytes are no image in a format we read, or a broken one."""
+
+    verdict = "not an image"
+
+
+class ImageTooLargeError(ImageError):
+    """More bytes or pixels than the limit."""
+
+    verdict = "too large"
+
+
+class ArchiveError(ClipdemoError):
+    """A zip that is broken, encrypted or beyond the limits."""
+
+    verdict = "not usable"
+
+
+class FetchError(ClipdemoError):
+    """A URL that gave no image."""
+
+    verdict = "not fetched"
+
+
+class BlockedURLError(FetchError):
+    """The URL, or an address its name resolves to, is one we never connect to."""
+
+    verdict = "blocked"
+
+
+class RedirectRefusedError(FetchError):
+    """Too many redirects, or one that leads to a blocked address."""
+
+    verdict = "redirect refused"
+
+
+class FetchTooLargeError(FetchError):
+    """The answer holds more bytes than the limit."""
+
+    verdict = "too large"
+
+
+class FetchTimeoutError(FetchError):
+    """The answer did not come in time."""
+
+    verdict = "timed out"
+
+
+class UnreachableURLError(FetchError):
+    """No connection, an unknown host name or an HTTP error status."""
+
+    verdict = "not reachable"
+
+
+class CaptionError(ClipdemoError):
+    """A caption, weighted query or prompt template that cannot be read."""
+
+
+class SettingError(ClipdemoError):
+    """A ``CLIPDEMO_*`` environment variable with an unusable value."""
+
+
+class CheckpointError(ClipdemoError):
+    """A checkpoint that cannot be used."""
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """No such hub name or folder, or one that needs an account."""
+
+
+class UnsupportedCheckpointError(CheckpointError):
+    """Not a dual encoder of the CLIP or SigLIP families."""
+
+
+class UnsafeWeightsError(CheckpointError):
+    """Only pickled weights, from a source that is not in the catalogue."""
+
+
+class CorruptCheckpointError(CheckpointError):
+    """Files that are broken, incomplete or do not fit together."""
+
+
+class HubUnreachableError(CheckpointError):
+    """The Hugging Face hub does not answer, or stopped answering."""

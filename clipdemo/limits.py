@@ -1,0 +1,73 @@
+"""The limits that protect a shared host, each set by one ``CLIPDEMO_*`` environment variable."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from clipdemo.errors import SettingError
+
+MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one session may bring, and what the process may keep.
+
+    Attributes:
+        images: images in one workspace.
+        captions: captions in one workspace.
+        file_bytes: bytes of one image file, also of one fetched or unzipped one.
+        urls: URLs in one paste.
+        url_seconds: seconds from asking for a URL to its last byte.
+        urls_allowed: whether the server fetches URLs at all.
+        cache_bytes: bytes of embeddings kept for all sessions together.
+        pixels: width x height of one image; not adjustable, decoding memory grows with it.
+    """
+
+    images: int = 200
+    captions: int = 50
+    file_bytes: int = 20 * MEGABYTE
+    urls: int = 50
+    url_seconds: float = 10.0
+    urls_allowed: bool = True
+    cache_bytes: int = 256 * MEGABYTE
+    pixels: int = 50_000_000
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Limits:
+        """Read the ``CLIPDEMO_*`` variables.
+
+        Raises:
+            SettingError: a value that is not a number above zero, or a switch that is not 0 or 1.
+        """
+        return cls(
+            images=int(_number(environment, "CLIPDEMO_MAX_IMAGES", cls.images)),
+            captions=int(_number(environment, "CLIPDEMO_MAX_CAPTIONS", cls.captions)),
+            file_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_MAX_FILE_MB", 20)),
+            urls=int(_number(environment, "CLIPDEMO_MAX_URLS", cls.urls)),
+            url_seconds=_number(environment, "CLIPDEMO_URL_SECONDS", cls.url_seconds),
+            urls_allowed=_switch(environment, "CLIPDEMO_ALLOW_URLS", cls.urls_allowed),
+            cache_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_CACHE_MB", 256)),
+        )
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise SettingError(f"{name} is {text!r}; it must be a number above zero")
+    return value
+
+
+def _switch(environment: Mapping[str, str], name: str, default: bool) -> bool:
+    text = environment.get(name, "").strip().lower()
+    if text in {"", "0", "1"}:
+        return default if text == "" else text == "1"
+    raise SettingError(f"{name} is {text!r}; it must be 0 or 1")

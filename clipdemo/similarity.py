@@ -1,0 +1,101 @@
+"""Cosine, logits, softmax, sigmoid, percentiles and stable ranks of embeddings: NumPy in, NumPy out.
+
+Nothing local and no framework may be imported here; every figure the app shows starts in this file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+
+def unit(rows: npt.ArrayLike) -> FloatArray:
+    """Scale every row to length one.
+
+    The norm is taken in float64, because a float32 norm loses unit length on tiny values.
+
+    Args:
+        rows: (n, dim) or (dim,) real numbers.
+
+    Returns:
+        The same shape in float32; a row of zeros stays a row of zeros.
+    """
+    wide = np.asarray(rows, dtype=np.float64)
+    norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+    return (wide / np.where(norms == 0, 1, norms)).astype(np.float32)
+
+
+def cosine(images: FloatArray, captions: FloatArray) -> FloatArray:
+    """Cosine of every image with every caption.
+
+    Args:
+        images: (n_images, dim) unit rows.
+        captions: (n_captions, dim) unit rows.
+
+    Returns:
+        (n_images, n_captions) float32 in [-1, 1].
+    """
+    return np.clip(images @ captions.T, -1, 1).astype(np.float32)
+
+
+def logits(cosines: FloatArray, scale: float, bias: float | None = None) -> FloatArray:
+    """What the checkpoint's loss saw: ``scale * cosine (+ bias)``.
+
+    Source: Radford et al. 2021, fig. 3 (scale); Zhai et al. 2023, alg. 1 (scale and bias).
+    """
+    return (cosines * np.float32(scale) + np.float32(bias or 0)).astype(np.float32)
+
+
+def softmax(values: FloatArray, axis: int = -1) -> FloatArray:
+    """Shares along ``axis`` that sum to one; the maximum is subtracted first, so nothing overflows."""
+    wide = values.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=axis, keepdims=True)) if wide.size else wide
+    return (powers / powers.sum(axis=axis, keepdims=True)).astype(np.float32)
+
+
+def sigmoid(values: FloatArray) -> FloatArray:
+    """Logistic function of each value by itself, without overflow at either end."""
+    wide = values.astype(np.float64)
+    small = np.exp(-np.abs(wide))
+    return np.where(wide >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+
+
+def order(scores: FloatArray) -> IntArray:
+    """Indices of a vector of scores, best first; ties keep their input order."""
+    return np.argsort(-scores, kind="stable").astype(np.int64)
+
+
+def ranks(scores: FloatArray, axis: int) -> IntArray:
+    """1-based rank of every score along ``axis``, best first; ties keep their input order.
+
+    Args:
+        scores: (n_images, n_captions).
+        axis: 0 ranks the images of each caption, 1 the captions of each image.
+
+    Returns:
+        The same shape, int64; every line along ``axis`` holds 1..n once.
+    """
+    by_score = np.argsort(-scores, axis=axis, kind="stable")
+    return (np.argsort(by_score, axis=axis, kind="stable") + 1).astype(np.int64)
+
+
+def percentile(scores: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray:
+    """Share of the background that lies below each score, in percent; a tie counts half.
+
+    Source: the mid-rank percentile (``scipy.stats.percentileofscore(kind="mean")``).
+
+    Args:
+        scores: any shape.
+        background: any shape, at least one value.
+
+    Returns:
+        The shape of ``scores``, float32 in [0, 100].
+    """
+    ordered = np.sort(np.asarray(background, dtype=np.float32), axis=None)
+    wanted = np.asarray(scores, dtype=np.float32)
+    below = np.searchsorted(ordered, wanted, side="left")
+    up_to = np.searchsorted(ordered, wanted, side="right")
+    return ((below + up_to) * (50 / ordered.size)).astype(np.float32)
