@@ -1,1 +1,95 @@
-"""clipdemo."""
+"""How well images and captions match under CLIP: the engine behind the app, ready for a notebook.
+
+>>> encoder = load_encoder("embedded")
+>>> images = [decode_image(data, name)]
+>>> score_matrix(encoder, images, ["a cat", "a dog"]).cosine
+
+Names are loaded when first used, so that importing clipdemo costs nothing. Every error raised here is a
+child of ``ClipdemoError``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from clipdemo.checkpoints import load_encoder
+    from clipdemo.errors import (
+        ArchiveError,
+        BlockedURLError,
+        CaptionError,
+        CheckpointError,
+        CheckpointNotFoundError,
+        ClipdemoError,
+        CorruptCheckpointError,
+        FetchError,
+        FetchTimeoutError,
+        FetchTooLargeError,
+        HubUnreachableError,
+        ImageError,
+        ImageTooLargeError,
+        NotAnImageError,
+        RedirectRefusedError,
+        SettingError,
+        UnreachableURLError,
+        UnsafeWeightsError,
+        UnsupportedCheckpointError,
+    )
+    from clipdemo.fetch import fetch_image
+    from clipdemo.images import decode_image
+    from clipdemo.scoring import score_matrix, score_pairs
+    from clipdemo.types import Checkpoint, Encoder, ImageItem, PairScore, ScoreMatrix
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "load_encoder": "checkpoints",
+    "fetch_image": "fetch",
+    "decode_image": "images",
+    "score_matrix": "scoring",
+    "score_pairs": "scoring",
+    "Checkpoint": "types",
+    "Encoder": "types",
+    "ImageItem": "types",
+    "PairScore": "types",
+    "ScoreMatrix": "types",
+}
+
+__all__ = [
+    "ArchiveError",
+    "BlockedURLError",
+    "CaptionError",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointNotFoundError",
+    "ClipdemoError",
+    "CorruptCheckpointError",
+    "Encoder",
+    "FetchError",
+    "FetchTimeoutError",
+    "FetchTooLargeError",
+    "HubUnreachableError",
+    "ImageError",
+    "ImageItem",
+    "ImageTooLargeError",
+    "NotAnImageError",
+    "PairScore",
+    "RedirectRefusedError",
+    "ScoreMatrix",
+    "SettingError",
+    "UnreachableURLError",
+    "UnsafeWeightsError",
+    "UnsupportedCheckpointError",
+    "decode_image",
+    "fetch_image",
+    "load_encoder",
+    "score_matrix",
+    "score_pairs",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'clipdemo' has no attribute {name!r}")
+    return getattr(import_module(f"clipdemo.{_HOME.get(name, 'errors')}"), name)

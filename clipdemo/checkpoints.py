@@ -1,0 +1,130 @@
+"""Names become encoders: the catalogue, the device, and ``load_encoder`` for hub, folder or embedded.
+
+torch and transformers are imported only when a checkpoint other than the embedded one is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipdemo import hub
+from clipdemo.errors import CheckpointNotFoundError
+from clipdemo.mini import EmbeddedEncoder
+from clipdemo.types import Encoder
+
+EMBEDDED = "embedded"
+CLIP_BASE = "openai/clip-vit-base-patch32"
+
+
+@dataclass(frozen=True)
+class CatalogueEntry:
+    """A checkpoint the app offers by name.
+
+    Attributes:
+        id: what ``load_encoder`` takes.
+        title: what people read.
+        about: one sentence: what it is good for, from where.
+        pickle: its main branch has only ``pytorch_model.bin``, which is read with weights_only.
+    """
+
+    id: str
+    title: str
+    about: str
+    pickle: bool = False
+
+
+CATALOGUE = {
+    entry.id: entry
+    for entry in (
+        CatalogueEntry(
+            EMBEDDED,
+            "Embedded model",
+            "A small stand-in that needs no download: EfficientNet-Lite0 and all-MiniLM-L6-v2 joined "
+            "by ConSE. It knows the 1,000 ImageNet classes well and the rest roughly. It is not CLIP.",
+        ),
+        CatalogueEntry(
+            CLIP_BASE,
+            "CLIP ViT-B/32",
+            "OpenAI's CLIP (Radford et al. 2021), trained on 400 million image-text pairs; about "
+            "600 MB to download once, MIT licence.",
+            pickle=True,
+        ),
+    )
+}
+
+
+def title(checkpoint_id: str) -> str:
+    """What people read for a checkpoint."""
+    entry = CATALOGUE.get(checkpoint_id)
+    return entry.title if entry else checkpoint_id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def preferred(environment: Mapping[str, str] = os.environ) -> str:
+    """The checkpoint a new visit should run on once it is ready: ``CLIPDEMO_CHECKPOINT``, else CLIP."""
+    return environment.get("CLIPDEMO_CHECKPOINT", "").strip() or CLIP_BASE
+
+
+def is_local(name: str) -> bool:
+    """Whether loading ``name`` needs no network: embedded, a folder, or a hub name already here."""
+    return name == EMBEDDED or _is_folder(name) or hub.find(name) is not None
+
+
+def load_encoder(name: str, *, on_progress: Callable[[hub.Progress], None] | None = None) -> Encoder:
+    """A ready encoder for a checkpoint.
+
+    Args:
+        name: "embedded", a hub name such as "openai/clip-vit-base-patch32", or a local folder.
+        on_progress: told of bytes while files are downloaded.
+
+    Raises:
+        CheckpointError: one of its children, with a sentence that says what to do.
+    """
+    if name == EMBEDDED:
+        return EmbeddedEncoder()
+    if _is_folder(name):
+        return _load_folder(Path(name))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise CheckpointNotFoundError(
+            f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
+        )
+    pickle = name in CATALOGUE and CATALOGUE[name].pickle
+    snapshot = hub.find(name) or hub.download(name, allow_pickle=pickle, on_progress=on_progress)
+    from clipdemo.encoder import Origin, TransformersEncoder
+
+    fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
+    origin = Origin(name, snapshot.revision, fingerprint, "hub")
+    return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=pick_device())
+
+
+def pick_device() -> str:
+    """The fastest device here: "cuda", "mps" or "cpu"."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _load_folder(folder: Path) -> Encoder:
+    from clipdemo.encoder import Origin, TransformersEncoder
+
+    origin = Origin(str(folder), "local", _fingerprint(folder), "folder")
+    return TransformersEncoder(folder, origin, device=pick_device())
+
+
+def _is_folder(name: str) -> bool:
+    return (os.sep in name or "/" in name or "." in name) and Path(name).is_dir()
+
+
+def _fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's own files: any change is another checkpoint."""
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""The head of the embedded model: ConSE, which joins two towers without training.
+
+Source: Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"
+(arXiv:1312.5650): an image's embedding is the probability-weighted mean of the text embeddings of its
+top-k class names. Both sides are centred on the mean class embedding, so that unlike things are far
+apart. A learned projection can replace this head by changing this file alone: what it must offer is
+``embed_images``, ``embed_captions``, ``LOGIT_SCALE``, ``DIM``, ``fingerprint`` and ``build``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from clipdemo import similarity
+from clipdemo.similarity import FloatArray
+
+DIM = 384
+# Not learned on images: the scale with which all-MiniLM-L6-v2 itself was trained (its model card's
+# train_script.py: cosine x 20 into a cross-entropy).
+LOGIT_SCALE = 20.0
+TOP_K = 50
+CLASS_TEMPLATE = "a photo of a {}"
+ASSETS = Path(__file__).parent.parent / "assets" / "embedded"
+CLASS_NAMES = ASSETS / "imagenet_classnames.txt"
+CLASS_EMBEDDINGS = ASSETS / "class_embeddings.npy"
+
+
+def embed_images(features: FloatArray, class_logits: FloatArray) -> FloatArray:
+    """Embeddings of images from what the image tower says of their views.
+
+    Args:
+        features: (n, views, 1280) pooled features; ConSE does not use them, a learned head would.
+        class_logits: (n, views, 1000) ImageNet-1k logits.
+
+    Returns:
+        (n, 384) unit rows.
+    """
+    del features
+    shares = similarity.softmax(class_logits, axis=-1)
+    weakest_kept = np.sort(shares, axis=-1)[..., -TOP_K, None]
+    kept = np.where(shares >= weakest_kept, shares, 0)
+    weights = (kept / kept.sum(axis=-1, keepdims=True)).mean(axis=1)
+    classes = _classes()
+    return similarity.unit(weights @ (classes - classes.mean(axis=0)))
+
+
+def embed_captions(sentences: FloatArray) -> FloatArray:
+    """Embeddings of captions, (n, 384) unit rows, from the text tower's (n, 384) unit rows."""
+    return similarity.unit(sentences - _classes().mean(axis=0))
+
+
+def fingerprint() -> str:
+    """Changes whenever this head could give another embedding."""
+    recipe = f"conse {TOP_K} {CLASS_TEMPLATE}".encode()
+    return hashlib.sha256(recipe + CLASS_EMBEDDINGS.read_bytes()).hexdigest()
+
+
+def build(encode_sentences: Callable[[Sequence[str]], FloatArray]) -> None:
+    """Write the class embeddings anew with the text tower given."""
+    names = CLASS_NAMES.read_text("utf-8").splitlines()
+    rows = encode_sentences([CLASS_TEMPLATE.format(name) for name in names])
+    np.save(CLASS_EMBEDDINGS, rows.astype(np.float16))
+    _classes.cache_clear()
+
+
+@cache
+def _classes() -> FloatArray:
+    """(1000, 384) text embeddings of the ImageNet-1k class names."""
+    return np.load(CLASS_EMBEDDINGS, allow_pickle=False).astype(np.float32)

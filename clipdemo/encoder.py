@@ -1,0 +1,221 @@
+"""Dual encoders of the CLIP and SigLIP families from a local folder, through transformers.
+
+The one inference file for them: what is fed to a tower, and what is read off it, is decided here. NumPy
+arrays leave it; tensors stay inside. Nothing is downloaded here and no code of a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from safetensors import SafetensorError
+
+from clipdemo import similarity
+from clipdemo.errors import (
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    UnsafeWeightsError,
+    UnsupportedCheckpointError,
+)
+from clipdemo.similarity import FloatArray
+from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
+
+transformers.utils.logging.disable_progress_bar()
+
+# model_type -> (model class, PIL image processor class); torchvision is never needed.
+FAMILIES = {
+    "clip": ("CLIPModel", "CLIPImageProcessorPil"),
+    "siglip": ("SiglipModel", "SiglipImageProcessorPil"),
+    "siglip2": ("Siglip2Model", "Siglip2ImageProcessorPil"),
+}
+_BROKEN = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, EOFError, UnpicklingError)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a checkpoint came from.
+
+    Attributes:
+        id: the name people know it by.
+        revision: hub commit or "local".
+        fingerprint: changes whenever a file of the checkpoint changes.
+        source: "hub" or "folder".
+    """
+
+    id: str
+    revision: str
+    fingerprint: str
+    source: str
+
+
+class TransformersEncoder:
+    """A dual encoder read from ``folder``.
+
+    Args:
+        folder: config, processor, tokenizer and weights as ``save_pretrained`` writes them.
+        origin: where they came from.
+        allow_pickle: whether ``pytorch_model.bin`` may be read (weights only) if there is nothing safer.
+        device: "cpu", "cuda" or "mps".
+
+    Raises:
+        CheckpointNotFoundError: no ``config.json`` in the folder.
+        UnsupportedCheckpointError: not a dual encoder of a family we know.
+        UnsafeWeightsError: only pickled weights, and they are not allowed.
+        CorruptCheckpointError: files that are broken, missing or do not fit together.
+    """
+
+    def __init__(
+        self, folder: Path, origin: Origin, *, allow_pickle: bool = False, device: str = "cpu"
+    ) -> None:
+        self._family = read_family(folder, origin.id)
+        safe = has_safetensors(folder)
+        if not safe and not allow_pickle:
+            raise UnsafeWeightsError(
+                f"{origin.id} has only pickled weights, which can run code when they are loaded; "
+                "save it as safetensors first, or choose another checkpoint"
+            )
+        # Half precision is slower than float32 on a CPU (measured) and faster on a GPU.
+        self._dtype = torch.float16 if device == "cuda" else torch.float32
+        self._device = torch.device(device)
+        model_class, processor_class = FAMILIES[self._family]
+        try:
+            self._processor = getattr(transformers, processor_class).from_pretrained(folder)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model, report = getattr(transformers, model_class).from_pretrained(
+                folder,
+                use_safetensors=safe,
+                weights_only=True,
+                output_loading_info=True,
+                dtype=self._dtype,
+            )
+        except _BROKEN as error:
+            raise CorruptCheckpointError(
+                f"the files of {origin.id} are broken or incomplete; remove its folder "
+                f"{folder} and load it again ({type(error).__name__})"
+            ) from error
+        if report["missing_keys"] or report["mismatched_keys"]:
+            raise CorruptCheckpointError(
+                f"{origin.id} lacks weights that its configuration names; it cannot be used"
+            )
+        self._model: Any = model.eval().to(self._device)
+        self._limit = int(model.config.text_config.max_position_embeddings)
+        self.checkpoint = self._describe(origin)
+
+    def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
+        """(len(items), dim) unit rows."""
+        if not items:
+            return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
+        inputs = self.image_inputs([item.image for item in items])
+        with torch.inference_mode():
+            return self._unit(self._model.get_image_features(**inputs).pooler_output)
+
+    def encode_captions(self, captions: Sequence[str]) -> FloatArray:
+        """(len(captions), dim) unit rows; a caption over the limit is cut at its tail."""
+        if not captions:
+            return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
+        inputs = self.caption_inputs(captions)
+        with torch.inference_mode():
+            return self._unit(self._model.get_text_features(**inputs).pooler_output)
+
+    def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """What the image tower is fed: pixel values, and for NaFlex checkpoints masks and shapes."""
+        batch = self._processor(list(images), return_tensors="pt").to(self._device)
+        return {
+            name: value.to(self._dtype) if value.is_floating_point() else value
+            for name, value in batch.items()
+        }
+
+    def caption_inputs(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """What the text tower is fed: lower-cased and padded as the family was trained."""
+        clip = self._family == "clip"
+        batch = self._tokenizer(
+            [self._prepared(caption) for caption in captions],
+            # CLIP reads its end token wherever it stands, so short captions need no 77 columns; SigLIP
+            # pools the last position and was trained on full width.
+            padding="longest" if clip else "max_length",
+            truncation=True,
+            max_length=self._limit,
+            return_tensors="pt",
+            return_attention_mask=clip,
+        ).to(self._device)
+        names = ("input_ids", "attention_mask") if clip else ("input_ids",)
+        return {name: batch[name] for name in names}
+
+    def caption_tokens(self, caption: str) -> CaptionTokens:
+        """What of ``caption`` is read and what is cut off."""
+        used = self._count(caption)
+        if used <= self._limit:
+            return CaptionTokens(used, self._limit, caption, "")
+        # Token counts grow with the text, so the longest prefix that fits is found by halving.
+        low, high = 0, len(caption)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._count(caption[:middle]) <= self._limit else (low, middle - 1)
+        return CaptionTokens(used, self._limit, caption[:low], caption[low:])
+
+    def _prepared(self, caption: str) -> str:
+        # SigLIP was trained on lower case, and SigLIP 2 files often declare themselves SigLIP, whose
+        # tokenizer then does not lower-case: do it here for both.
+        return caption if self._family == "clip" else caption.lower()
+
+    def _count(self, caption: str) -> int:
+        return len(self._tokenizer(self._prepared(caption), truncation=False, verbose=False).input_ids)
+
+    def _unit(self, rows: torch.Tensor) -> FloatArray:
+        return similarity.unit(rows.float().cpu().numpy())
+
+    def _describe(self, origin: Origin) -> Checkpoint:
+        model, config = self._model, self._model.config
+        dim = getattr(config, "projection_dim", None) or config.vision_config.hidden_size
+        size = getattr(config.vision_config, "image_size", None)
+        bias = getattr(model, "logit_bias", None)
+        return Checkpoint(
+            id=origin.id,
+            revision=origin.revision,
+            fingerprint=origin.fingerprint,
+            dim=int(dim),
+            image_size=int(size or 16 * math.sqrt(config.vision_config.num_patches)),
+            context_length=self._limit,
+            logit_scale=math.exp(model.logit_scale.item()),
+            logit_bias=None if bias is None else bias.item(),
+            parameters=sum(weight.numel() for weight in model.parameters()),
+            source=origin.source,
+        )
+
+
+def read_family(folder: Path, checkpoint_id: str) -> str:
+    """The ``model_type`` of a checkpoint, if it is one we know; torch is not involved.
+
+    Raises:
+        CheckpointNotFoundError: no ``config.json`` in the folder.
+        CorruptCheckpointError: a configuration that is not JSON.
+        UnsupportedCheckpointError: another kind of model.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointNotFoundError(f"{checkpoint_id} holds no checkpoint (no config.json)") from error
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpointError(f"the configuration of {checkpoint_id} cannot be read") from error
+    family = config.get("model_type") if isinstance(config, dict) else None
+    if family not in FAMILIES:
+        raise UnsupportedCheckpointError(
+            f"{checkpoint_id} is of the type {family!r}; clipdemo reads image-text dual encoders of "
+            "the CLIP and SigLIP families"
+        )
+    return str(family)
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether the folder holds weights that cannot carry code."""
+    return any(folder.glob("model*.safetensors"))

@@ -1,0 +1,277 @@
+"""The Rank page: images for a caption, captions for an image, images like an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import streamlit as st
+
+from clipdemo import charts, checkpoints, gallery, report, similarity
+from clipdemo.cache import CachedEncoder
+from clipdemo.report import Ranked
+from clipdemo.scoring import Background, background, rank, score_matrix
+from clipdemo.types import Hit, ImageItem, ScoreMatrix
+from clipdemo.ui import card, views
+from clipdemo.ui.card import Card
+from clipdemo.ui.state import View
+
+FOR_CAPTION, FOR_IMAGE, LIKE_IMAGE = "Images for a caption", "Captions for an image", "Images like an image"
+EVERY_CAPTION = "Every caption"
+CAPTIONS_A_PAGE = 5
+
+Thing = TypeVar("Thing")
+Section = tuple[str, Sequence[Hit]]
+
+
+def show(view: View) -> None:
+    """The whole page, from what can be ranked now."""
+    st.title("Which image fits the words?", anchor=False)
+    if "next" in st.session_state:  # a score card leads on to another direction
+        st.session_state["query-image"], st.session_state["direction"] = st.session_state.pop("next")
+    if view.encoder is None:
+        _wait(view)
+        return
+    items = view.ready_items()
+    if not view.items:
+        st.info(
+            "No images yet. Choose a sample gallery in the sidebar, or add your own.", icon=":material/image:"
+        )
+        return
+    with st.spinner("Loading the model; this happens once after the server starts …", show_time=True):
+        matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
+        scale = background(
+            view.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS, templates=view.templates
+        )
+    if not items:
+        st.skeleton(height=240)
+        return
+    if len(items) < len(view.items):
+        st.caption(
+            f":material/hourglass_top: Ranking the {len(items)} of {len(view.items)} images encoded so far."
+        )
+    direction = st.segmented_control(
+        "Direction",
+        [FOR_CAPTION, FOR_IMAGE, LIKE_IMAGE],
+        default=FOR_CAPTION,
+        required=True,
+        key="direction",
+        bind="query-params",
+        label_visibility="collapsed",
+    )
+    if direction != LIKE_IMAGE and not view.captions:
+        st.info("No captions yet. Type one a line in the sidebar.", icon=":material/edit:")
+    elif direction == FOR_IMAGE:
+        _downloads(view, matrix, _captions_for_image(matrix, scale), [])
+    else:
+        rankings = _rankings(direction or FOR_CAPTION, view.encoder, matrix, scale)
+        _downloads(view, matrix, rankings, _grids(direction or FOR_CAPTION, matrix, rankings))
+    if "card" in st.session_state:
+        card.show(st.session_state.pop("card"), view, matrix, scale)
+
+
+def _wait(view: View) -> None:
+    title = views.plain(checkpoints.title(view.checkpoint))
+    st.info(
+        f"{title} is on its way; its progress is beside the picker in the sidebar. "
+        "Meanwhile you can choose the embedded model there.",
+        icon=":material/hourglass_top:",
+    )
+    st.skeleton(height=240)
+
+
+def _rankings(direction: str, encoder: CachedEncoder, matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
+    """Every query's images in full: one ranking per caption, or the one of the chosen image."""
+    names = [item.name for item in matrix.images]
+    hashes = [item.sha256 for item in matrix.images]
+    if direction == LIKE_IMAGE:
+        query = _pick_image(matrix.images)
+        rows = encoder.encode_images(matrix.images)
+        cosines = similarity.cosine(rows, rows[query : query + 1])[:, 0]
+        others = [hit for hit in rank(cosines, scale.images) if hit.index != query]
+        hits = [replace(hit, rank=place) for place, hit in enumerate(others, start=1)]
+        return [Ranked(names[query], hits, names, hashes)]
+    shares = matrix.probabilities() if shares_mean_something(matrix) else None
+    return [
+        Ranked(
+            caption,
+            rank(matrix.cosine[:, column], scale.captions),
+            names,
+            hashes,
+            None if shares is None else shares[:, column].tolist(),
+        )
+        for column, caption in enumerate(matrix.captions)
+    ]
+
+
+def shares_mean_something(matrix: ScoreMatrix) -> bool:
+    """A softmax over one caption is always one; a sigmoid stands by itself."""
+    return len(matrix.captions) > 1 or matrix.checkpoint.logit_bias is not None
+
+
+def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[Section]:
+    """One ranking with its pages, or the best few images of every caption; returns what is on screen."""
+    chosen = 0
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if direction == FOR_CAPTION and len(rankings) > 1:
+            chosen = _pick_caption(matrix.captions)
+        one = chosen is not None
+        k = st.selectbox(
+            "Images a page" if one else "Images a caption", [5, 10, 20, 50], index=int(one), key=f"k-{one}"
+        )
+        floor = st.slider(
+            "Hide below percentile",
+            0,
+            100,
+            0,
+            key="floor",
+            help="A percentile says how many in a hundred unrelated image-caption pairs score lower "
+            "under this checkpoint.",
+        )
+    shown = rankings if chosen is None else rankings[chosen : chosen + 1]
+    slot = st.container()
+    if chosen is None:
+        shown = _page_of(shown, CAPTIONS_A_PAGE, "captions")
+    sections = []
+    with slot:
+        for ranking in shown:
+            hits = [hit for hit in ranking.hits if hit.percentile >= floor]
+            hidden = len(ranking.hits) - len(hits)
+            note = f" :gray[:small[{hidden} of {len(ranking.hits)} hidden]]" if hidden else ""
+            st.markdown(f"#### {views.plain(ranking.query)}{note}")
+            tiles = st.container()
+            top = hits[:k] if chosen is None else _page_of(hits, k, "images")
+            with tiles:
+                _tiles(direction, matrix, ranking, top)
+            sections.append((ranking.query, top))
+    return sections
+
+
+def _pick_caption(captions: Sequence[str]) -> int | None:
+    picked = st.selectbox("Caption", [EVERY_CAPTION, *captions], key="ranked-caption")
+    return captions.index(picked) if picked in captions else None
+
+
+def _page_of(things: Sequence[Thing], size: int, name: str) -> Sequence[Thing]:
+    """The page of ``things`` that the visitor is on, with the page numbers where there are several."""
+    pages = max(1, -(-len(things) // size))
+    page = st.pagination(pages, key=f"page-{name}-{size}-{pages}") if pages > 1 else 1
+    return things[(page - 1) * size : page * size]
+
+
+def _tiles(direction: str, matrix: ScoreMatrix, ranking: Ranked, hits: Sequence[Hit]) -> None:
+    if not hits:
+        st.caption("Nothing reaches this percentile; lower it to see more.")
+        return
+    caption = ranking.query if direction == FOR_CAPTION else None
+
+    def open_card(hit: Hit) -> None:
+        st.session_state["card"] = Card(matrix.images[hit.index].sha256, caption, hit)
+
+    column = "like" if caption is None else str(matrix.captions.index(caption))
+    views.show_grid(hits, matrix.images, key=column, on_open=open_card)
+
+
+def _captions_for_image(matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
+    """Bars of the captions for one image, best first; returns the rankings of all images."""
+    shares = matrix.probabilities() if shares_mean_something(matrix) else None
+    rankings = [
+        Ranked(
+            item.name,
+            rank(matrix.cosine[row], scale.captions),
+            matrix.captions,
+            shares=None if shares is None else shares[row].tolist(),
+        )
+        for row, item in enumerate(matrix.images)
+    ]
+    row = _pick_image(matrix.images)
+    picture, bars = st.columns([1, 2], gap="large")
+    item = matrix.images[row]
+    picture.image(item.thumbnail, alt=item.name[:100], width="stretch")
+    picture.caption(f"{views.plain(item.name, 60)} · {item.width} × {item.height}")
+    with bars:
+        hits = rankings[row].hits
+        share = None if shares is None else shares[row]
+        softmax = matrix.checkpoint.logit_bias is None
+        unit = (
+            "percentile"
+            if share is None
+            else "share among these captions, %"
+            if softmax
+            else "sigmoid of each pair, %"
+        )
+        figure = charts.caption_bars(hits, matrix.captions, share, unit)
+        best = views.plain(matrix.captions[hits[0].index])
+        st.plotly_chart(
+            figure,
+            key="bars",
+            config={"displayModeBar": False},
+            alt=f"Captions for {item.name[:60]}, best: {best}",
+        )
+        if share is None:
+            st.caption("One caption has no rivals: a share needs at least two. The bar shows its percentile.")
+        elif softmax:
+            st.caption(
+                "Shares add up to 100 % among the captions given; they say nothing about captions not given."
+            )
+        if st.button("Score card", key="card-best", help="What the best caption's number means"):
+            st.session_state["card"] = Card(item.sha256, matrix.captions[hits[0].index], hits[0])
+    return rankings
+
+
+def _pick_image(items: Sequence[ImageItem]) -> int:
+    """Let the visitor choose an image by name; returns its position."""
+    by_hash = {item.sha256: position for position, item in enumerate(items)}
+    picked = st.selectbox(
+        "Image",
+        list(by_hash),
+        key="query-image",
+        persist_state="session",
+        format_func=lambda sha256: (
+            f"{by_hash[sha256] + 1}. {items[by_hash[sha256]].name[:80]}" if sha256 in by_hash else ""
+        ),
+    )
+    return by_hash.get(picked, 0)
+
+
+def _downloads(
+    view: View, matrix: ScoreMatrix, rankings: Sequence[Ranked], sections: Sequence[Section]
+) -> None:
+    """Files of what is on the page, made only when asked for."""
+    encoder = view.encoder
+    if encoder is None:
+        return
+    name = f"{checkpoints.title(view.checkpoint)}, {' | '.join(view.templates.patterns)}"
+    with st.container(horizontal=True):
+        st.download_button(
+            "Ranking (CSV)",
+            lambda: report.ranking_csv(rankings, matrix.checkpoint, view.templates),
+            "ranking.csv",
+            "text/csv",
+            on_click="ignore",
+            icon=":material/table:",
+        )
+        if sections:
+            st.download_button(
+                "Grid (PNG)",
+                lambda: report.grid_png(
+                    sections, matrix.images, f"Scores under {name}. A cosine is not a probability."
+                ),
+                "grid.png",
+                "image/png",
+                on_click="ignore",
+                icon=":material/image:",
+            )
+        st.download_button(
+            "Embeddings (.npz)",
+            lambda: report.embeddings_npz(encoder, matrix.images, matrix.captions, view.templates),
+            "embeddings.npz",
+            "application/octet-stream",
+            on_click="ignore",
+            icon=":material/data_array:",
+        )
+    st.caption(
+        f"Scored under {views.describe(matrix.checkpoint)}. The address bar holds page, captions, checkpoint, "
+        "template and sample set, so it can be shared; images you added stay here."
+    )

@@ -1,0 +1,187 @@
+"""What lives longer than one run of the script: the engine of the process, the workspace of a session."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from clipdemo import checkpoints, gallery, sources
+from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore
+from clipdemo.checkpoints import EMBEDDED
+from clipdemo.limits import Limits
+from clipdemo.loading import Loader
+from clipdemo.prompts import Templates
+from clipdemo.sources import Source
+from clipdemo.types import ImageItem, Rejected
+
+TIME_SLICE = 2.0  # seconds of work between two looks at the grid
+URL_WORKERS = 6
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What all sessions of the process share."""
+
+    limits: Limits
+    loader: Loader
+    preferred: str
+
+
+@dataclass
+class Workspace:
+    """The images one session brought; they are never shared, saved or put into a link.
+
+    Attributes:
+        items: usable images by SHA-256, in the order they came.
+        rejected: what could not be used, and why.
+        urls: the latest verdict on each URL.
+        queue: what is still to be read and decoded.
+        uploader: goes up to empty the upload widgets, so that streamlit drops the originals.
+    """
+
+    items: dict[str, ImageItem] = field(default_factory=dict)
+    rejected: list[Rejected] = field(default_factory=list)
+    urls: dict[str, Rejected | ImageItem] = field(default_factory=dict)
+    queue: deque[Iterator[ImageItem | Rejected]] = field(default_factory=deque)
+    uploader: int = 0
+
+    def enqueue(self, incoming: Iterable[Source | Rejected], limits: Limits, *, workers: int = 2) -> None:
+        """Have ``incoming`` read and decoded, a little with every run of the script."""
+        self.queue.append(sources.load(incoming, limits, workers=workers))
+
+    def take(self, thing: ImageItem | Rejected, samples: tuple[ImageItem, ...], limits: Limits) -> None:
+        """Keep an image, or say why not: a rejected one, a duplicate, or one too many."""
+        if isinstance(thing, ImageItem):
+            same = self.items.get(thing.sha256) or next(
+                (sample for sample in samples if sample.sha256 == thing.sha256), None
+            )
+            if same:
+                reason = f"the same file as {same.name}; it counts once"
+                thing = Rejected(thing.name, "duplicate", reason, thing.source)
+            elif len(self.items) + len(samples) >= limits.images:
+                reason = f"the workspace is full: {limits.images} images is the most; clear some first"
+                thing = Rejected(thing.name, "too many", reason, thing.source)
+        if thing.source == "url":
+            self.urls[thing.name] = thing
+        if isinstance(thing, ImageItem):
+            self.items[thing.sha256] = thing
+        elif thing.source != "url":
+            self.rejected.append(thing)
+
+    def clear(self) -> None:
+        """Forget everything the session brought."""
+        self.items.clear()
+        self.rejected.clear()
+        self.urls.clear()
+        self.queue.clear()
+        self.uploader += 1
+
+
+@dataclass(frozen=True)
+class View:
+    """What the sidebar says, for a page to show.
+
+    Attributes:
+        encoder: None while the chosen checkpoint is on its way.
+        items: samples first, then what the session brought.
+        captions: as typed, each once.
+        templates: prompt templates.
+        checkpoint: the name chosen.
+        samples: the part of ``items`` that is the sample set.
+    """
+
+    encoder: CachedEncoder | None
+    items: tuple[ImageItem, ...]
+    captions: tuple[str, ...]
+    templates: Templates
+    checkpoint: str
+    samples: tuple[ImageItem, ...]
+
+    def ready_items(self) -> tuple[ImageItem, ...]:
+        """The images that can be ranked now, without encoding."""
+        if self.encoder is None:
+            return ()
+        waiting = {item.sha256 for item in self.encoder.missing(self.items)}
+        return tuple(item for item in self.items if item.sha256 not in waiting)
+
+
+@st.cache_resource(show_spinner=False)
+def engine() -> Engine:
+    """The engine of this process; the first visit after a start makes it and begins to warm it up."""
+    limits = Limits.from_environment()
+    store = EmbeddingStore(limits.cache_bytes)
+    gallery.preload(store)
+    return Engine(limits, Loader(store), checkpoints.preferred())
+
+
+def workspace() -> Workspace:
+    """The session's workspace."""
+    if "workspace" not in st.session_state:
+        st.session_state["workspace"] = Workspace()
+    kept: Workspace = st.session_state["workspace"]
+    return kept
+
+
+def first_checkpoint(shared: Engine) -> str:
+    """What a new session starts on: the preferred checkpoint if it is asked for or here, else embedded.
+
+    A session keeps what it started on until its visitor chooses another.
+    """
+    asked_for = shared.preferred != checkpoints.CLIP_BASE
+    ready = shared.loader.encoder(shared.preferred) is not None
+    if asked_for or ready or checkpoints.is_local(shared.preferred):
+        return shared.preferred
+    return EMBEDDED
+
+
+def warm_up(shared: Engine, chosen: str) -> None:
+    """Begin loading what this and later visits need, without waiting; harmless to repeat."""
+    if shared.loader.status(chosen).state == "idle":
+        shared.loader.start(chosen)
+    # A session on the embedded model has CLIP fetched behind its back, once per process.
+    if shared.loader.status(shared.preferred).state == "idle":
+        shared.loader.start(shared.preferred, after=chosen)
+
+
+def work(view: View, space: Workspace, limits: Limits) -> None:
+    """Read, decode and encode what is waiting, for one time slice; then run the script again.
+
+    The page has already shown what it can. Decoding goes on in the pool's threads while this one encodes;
+    an interaction of the visitor interrupts between two images, and nothing done is lost.
+    """
+    missing = view.encoder.missing(view.items) if view.encoder else []
+    if not space.queue and not missing:
+        return
+    until = time.monotonic() + TIME_SLICE
+    bar = st.sidebar.progress(0.0, _progress_text(view, space, len(missing)))
+    while time.monotonic() < until and (space.queue or missing):
+        while space.queue and len(missing) < BATCH and time.monotonic() < until:
+            thing = next(space.queue[0], None)
+            if thing is None:
+                space.queue.popleft()
+                continue
+            space.take(thing, view.samples, limits)
+            if view.encoder and isinstance(thing, ImageItem) and thing.sha256 in space.items:
+                missing += view.encoder.missing([thing])
+            if (
+                sum(known.source != "sample" for known in space.items.values()) + len(view.samples)
+                > limits.images
+            ):
+                space.queue.clear()
+        if view.encoder and missing:
+            view.encoder.encode_images(missing[:4])
+            missing = missing[4:]
+        all_items = len(view.samples) + len(space.items)
+        done = 1 - len(missing) / max(all_items, 1)
+        bar.progress(min(max(done, 0.0), 1.0), _progress_text(view, space, len(missing)))
+    st.rerun()
+
+
+def _progress_text(view: View, space: Workspace, missing: int) -> str:
+    total = len(view.samples) + len(space.items)
+    reading = "reading files; " if space.queue else ""
+    return f"{reading}{total - missing} of {total} images encoded"

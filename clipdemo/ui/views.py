@@ -1,0 +1,154 @@
+"""Domain objects become page elements: ``show_grid``, ``show_score_card``, ``show_lint`` and the like.
+
+Names and captions come from outside: they reach Markdown only through ``plain``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import streamlit as st
+
+from clipdemo import checkpoints
+from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.loading import Status
+from clipdemo.prompts import Query, weaknesses
+from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
+
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+
+
+def plain(text: str, most: int = 120) -> str:
+    """Text from outside, shortened and with every Markdown character escaped, so that it shows as typed."""
+    short = " ".join(text.split())
+    if len(short) > most:
+        short = short[: most - 1] + "…"
+    return _PUNCTUATION.sub(r"\\\1", short)
+
+
+def show_grid(
+    hits: Sequence[Hit],
+    items: Sequence[ImageItem],
+    *,
+    key: str,
+    on_open: Callable[[Hit], None],
+    tile_width: int = 180,
+) -> None:
+    """Tiles, best first: thumbnail, rank, name, cosine, percentile, and a button for the score card."""
+    with st.grid("auto", min_column_width=tile_width, gap="small", key=f"grid-{key}") as grid:
+        for hit in hits:
+            item = items[hit.index]
+            with grid.cell():
+                st.image(item.thumbnail, alt=f"rank {hit.rank}: {item.name[:100]}", width="stretch")
+                st.markdown(
+                    f"**{hit.rank}**&ensp;{plain(item.name, 28)}  \n"
+                    f":gray[:small[cosine {hit.cosine:.3f} · percentile {hit.percentile:.0f}]]"
+                )
+                st.button(
+                    "Score card",
+                    key=f"card-{key}-{item.sha256[:16]}",
+                    on_click=on_open,
+                    args=(hit,),
+                    type="tertiary",
+                    help="What this number means",
+                )
+
+
+def show_lint(
+    captions: Sequence[str],
+    notes: Sequence[str],
+    tokens: Callable[[str], CaptionTokens] | None,
+    checkpoint: str,
+) -> None:
+    """What the captions box holds: token counts, cut-off tails, weak spots, dropped lines."""
+    lines = []
+    for caption in captions:
+        read = Query.parse(caption)
+        counts = [tokens(term.text) for term in read.terms] if tokens else []
+        about = []
+        if counts:
+            worst = max(counts, key=lambda count: count.used)
+            about.append(f"{worst.used}/{worst.limit} tokens")
+            if worst.cut:
+                kept = f"…{plain(worst.kept[-30:])}"
+                about.append(f":orange[cut off after] {kept} ~~{plain(worst.cut.strip(), 200)}~~")
+        if read.weighted:
+            terms = (
+                f"{'+' if t.weight > 0 else '−'} {abs(t.weight):g} × {plain(t.text, 40)}" for t in read.terms
+            )
+            about.append("read as " + " ".join(terms))
+        if counts and len(captions) > 1:
+            about.insert(0, plain(caption, 28))
+        about += [f":orange[reads badly] {words}" for words in weaknesses(caption)]
+        lines.append(" · ".join(about))
+    if len(captions) == 1:
+        lines.append("One caption can be ranked; a share needs at least two.")
+    text = "  \n".join(
+        [*(line for line in lines if line), *(f":orange[{plain(note, 300)}]" for note in notes)]
+    )
+    if text:
+        st.caption(text)
+    if not tokens and captions:
+        st.caption(f"Tokens are counted once {plain(checkpoints.title(checkpoint))} is ready.")
+
+
+def show_rejected(rejected: Sequence[Rejected]) -> None:
+    """What could not be used, each with its reason."""
+    if not rejected:
+        return
+    with st.expander(f"{len(rejected)} could not be used", expanded=True, icon=":material/block:"):
+        for thing in rejected[:100]:
+            st.caption(f"**{plain(thing.name, 60)}** — {thing.verdict}: {plain(thing.reason, 300)}")
+        if len(rejected) > 100:
+            st.caption(f"… and {len(rejected) - 100} more")
+
+
+def show_url_verdicts(urls: dict[str, Rejected | ImageItem]) -> None:
+    """Each pasted URL with its verdict: fetched, or why not."""
+    for url, found in urls.items():
+        if isinstance(found, ImageItem):
+            st.caption(f":green[:material/check:] {plain(url, 60)} — fetched")
+        else:
+            st.caption(
+                f":orange[:material/block:] {plain(url, 60)} — **{found.verdict}**: {plain(found.reason, 300)}"
+            )
+
+
+def show_limits(limits: Limits) -> None:
+    """The limits of this host, in one line."""
+    st.caption(
+        f"At most {limits.images} images of {limits.file_bytes / MEGABYTE:g} MB each, "
+        f"{limits.captions} captions"
+        + (f", {limits.urls} URLs of {limits.url_seconds:g} s each." if limits.urls_allowed else ".")
+        + " Images stay in this session and are never saved."
+    )
+
+
+def show_status(name: str, status: Status) -> None:
+    """A checkpoint that is on its way: what it does, how far it is."""
+    title = checkpoints.title(name)
+    if status.state == "downloading" and status.progress:
+        done, total = status.progress.done, max(status.progress.total, 1)
+        text = f"Downloading {title}: {done / MEGABYTE:.0f} of {total / MEGABYTE:.0f} MB"
+        st.progress(min(done / total, 1.0), plain(text))
+    elif status.state == "loading":
+        st.caption(f":material/hourglass_top: Loading {plain(title)} …")
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """One line of Markdown: the checkpoint's name, revision and size."""
+    revision = checkpoint.revision[:12]
+    return (
+        f"**{plain(checkpoints.title(checkpoint.id))}** · revision {plain(revision)} · "
+        f"{checkpoint.parameters / 1e6:.0f} M parameters · {checkpoint.dim} dimensions · "
+        f"{checkpoint.context_length} tokens"
+    )
+
+
+def metric_row(values: dict[str, tuple[str, str]]) -> None:
+    """Figures side by side, each with its meaning one hover away: name -> (value, help)."""
+    grid: Any = st.grid("auto", min_column_width=110, gap="small")
+    for name, (value, meaning) in values.items():
+        grid.metric(name, value, help=meaning)

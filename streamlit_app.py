@@ -1,0 +1,32 @@
+"""The entry of the app: page config, the workspace sidebar, navigation; nothing else."""
+
+from functools import partial
+from pathlib import Path
+
+import streamlit as st
+
+from clipdemo.errors import ClipdemoError
+from clipdemo.ui import inputs, state, views
+from clipdemo.ui.pages import about, rank
+
+ASSETS = Path(__file__).parent / "assets"
+
+st.set_page_config(page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide")
+st.html(ASSETS / "style.css")
+
+try:
+    shared, space = state.engine(), state.workspace()
+    view = inputs.sidebar(shared, space)
+    page = st.navigation(
+        [
+            st.Page(
+                partial(rank.show, view), title="Rank", url_path="rank", icon=":material/sort:", default=True
+            ),
+            st.Page(partial(about.show, view), title="About", url_path="about", icon=":material/info:"),
+        ],
+        position="top",
+    )
+    page.run()
+    state.work(view, space, shared.limits)
+except ClipdemoError as error:
+    st.error(views.plain(str(error), 500), icon=":material/error:")

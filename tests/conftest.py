@@ -1,0 +1,50 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import their own small modules by name
+
+from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, square  # noqa: E402
+
+from clipdemo.types import ImageItem  # noqa: E402
+
+
+def make_item(image: Image.Image, name: str = "image.png") -> ImageItem:
+    """An item from pixels, without the decoder."""
+    digest = hashlib.sha256(image.tobytes() + name.encode()).hexdigest()
+    thumbnail = io.BytesIO()
+    image.convert("RGB").save(thumbnail, "JPEG")
+    return ImageItem(name, digest, image, thumbnail.getvalue(), *image.size, "bytes")
+
+
+@pytest.fixture(scope="session")
+def colour_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny trained CLIP that knows eight colours."""
+    return save_colour_clip(tmp_path_factory.mktemp("colour-clip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny SigLIP with random weights."""
+    return save_tiny_siglip(tmp_path_factory.mktemp("tiny-siglip"))
+
+
+@pytest.fixture(scope="session")
+def colour_items() -> list[ImageItem]:
+    """One item per colour, named after it."""
+    return [make_item(square(colour), colour) for colour in COLOURS]
+
+
+@pytest.fixture
+def item_of() -> Callable[..., ImageItem]:
+    """Makes an item from pixels."""
+    return make_item

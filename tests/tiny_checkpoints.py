@@ -1,0 +1,105 @@
+"""Small real checkpoints, made on the spot and written with ``save_pretrained``: nothing is mocked.
+
+The colour CLIP is trained for a few seconds on eight colour squares, so that its scores mean something.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 180, 60),
+    "blue": (40, 60, 220),
+    "yellow": (240, 220, 40),
+    "black": (10, 10, 10),
+    "white": (245, 245, 245),
+    "pink": (250, 150, 200),
+    "orange": (250, 140, 20),
+}
+_TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def square(colour: str, side: int = 48) -> Image.Image:
+    """A plain square of one of ``COLOURS``."""
+    return Image.new("RGB", (side, side), COLOURS[colour])
+
+
+def save_colour_clip(folder: Path, *, seed: int = 0) -> Path:
+    """A CLIP of 2+2 layers that knows eight colours; seconds to train."""
+    torch.manual_seed(seed)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[])
+    text = CLIPTextConfig(
+        vocab_size=len(tokens),
+        max_position_embeddings=77,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **_TOWER,
+    )
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, **_TOWER)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    captions = [f"a {colour} square" for colour in COLOURS]
+    batch = {
+        **tokenizer(captions, padding=True, return_tensors="pt"),
+        **processor([square(colour) for colour in COLOURS], return_tensors="pt"),
+    }
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(100):
+        loss = model(**batch, return_loss=True).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
+    """A SigLIP of 2+2 layers with random weights and a word-level tokenizer that keeps case apart."""
+    torch.manual_seed(seed)
+    words = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "green", "square", "A", "RED"]
+    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    text = SiglipTextConfig(
+        vocab_size=len(words),
+        max_position_embeddings=16,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=1,
+        projection_size=32,
+        **_TOWER,
+    )
+    vision = SiglipVisionConfig(image_size=32, patch_size=8, **_TOWER)
+    model = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

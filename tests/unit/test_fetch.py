@@ -1,0 +1,625 @@
+"""Nothing but public web addresses is ever connected to, and no answer takes more than its share.
+
+No test sends anything beyond loopback: names and addresses of the public web are mapped onto a
+server of our own by the ``connect`` of a :class:`clipdemo.fetch.Network`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import ssl
+import threading
+import time
+import tomllib
+import tracemalloc
+from collections.abc import Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipdemo import fetch
+from clipdemo.errors import (
+    BlockedURLError,
+    FetchError,
+    FetchTimeoutError,
+    FetchTooLargeError,
+    NotAnImageError,
+    RedirectRefusedError,
+    UnreachableURLError,
+)
+from clipdemo.fetch import Network, fetch_bytes, fetch_image, is_public, parse_urls
+from clipdemo.limits import Limits
+from loopback_server import BOMB_BYTES, CERTIFICATE, IMAGE, LoopbackServer, running
+
+PUBLIC = "93.184.215.14"
+LIMITS = Limits(file_bytes=1_000_000, url_seconds=5.0)
+HASTY = Limits(file_bytes=1_000_000, url_seconds=0.3)
+
+
+class World(Network):
+    """A network in which every name is known and every address is our own server.
+
+    Attributes:
+        lookups: every name asked for.
+        connections: every address and port connected to.
+    """
+
+    def __init__(self, server: LoopbackServer, *answers: list[str], **parts: object) -> None:
+        """Answer the lookups with ``answers`` in turn, the last one again and again."""
+        super().__init__(resolve=self.look_up, connect=self.to_loopback, **parts)
+        put = object.__setattr__  # a Network is frozen
+        put(self, "server", server)
+        put(self, "answers", list(answers) or [[PUBLIC]])
+        put(self, "lookups", [])
+        put(self, "connections", [])
+
+    def look_up(self, host: str, port: int, **_: object) -> list[tuple]:
+        self.lookups.append(host)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (text, port)) for text in answer]
+
+    def to_loopback(self, address: tuple[str, int], seconds: float) -> socket.socket:
+        self.connections.append(address)
+        return socket.create_connection(("127.0.0.1", self.server.port), seconds)
+
+
+def no_connection(address: tuple[str, int], _seconds: float) -> socket.socket:
+    raise AssertionError(f"connected to {address}")
+
+
+# The real resolver and the real judge; only the last step, which must not be reached, is cut off.
+SEALED = Network(connect=no_connection)
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[LoopbackServer]:
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: LoopbackServer) -> LoopbackServer:
+    shared_server.requests.clear()
+    shared_server.redirect_target = "/image"
+    return shared_server
+
+
+# --- what arrives ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ["image", "gzipped", "chunked", "redirects/3", "image/?q=1#top"])
+def test_an_image_arrives_byte_for_byte(server: LoopbackServer, route: str) -> None:
+    assert fetch_bytes(f"http://a.test/{route}", LIMITS, network=World(server)) == IMAGE
+
+
+def test_fetch_image_decodes_under_the_name_of_its_url(server: LoopbackServer) -> None:
+    item = fetch_image("http://a.test/image", network=World(server))
+    assert (item.name, item.source) == ("http://a.test/image", "url")
+    assert (item.width, item.height) == (32, 24)
+    assert item.sha256 == hashlib.sha256(IMAGE).hexdigest()
+
+
+def test_the_request_is_plain_and_says_who_asks(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    world = World(server)
+    fetch_bytes("http://A.Test:443/image?q=ä", LIMITS, network=world)
+    [(path, headers)] = server.requests
+    assert path == "/image?q=%C3%A4"
+    assert headers == {
+        "Host": "a.test:443",
+        "User-Agent": fetch.USER_AGENT,
+        "Accept": "image/*",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
+    assert world.connections == [(PUBLIC, 443)]
+
+
+def test_the_user_agent_carries_the_version() -> None:
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    version = tomllib.loads(project.read_text())["project"]["version"]
+    assert fetch.USER_AGENT == f"clipdemo/{version}"
+
+
+def test_no_cookie_survives_a_redirect(server: LoopbackServer) -> None:
+    fetch_bytes("http://a.test/cookie", LIMITS, network=World(server))
+    assert all("Cookie" not in headers for _, headers in server.requests)
+
+
+def test_a_name_in_another_script_is_asked_for_in_its_ascii_form(server: LoopbackServer) -> None:
+    world = World(server)
+    fetch_bytes("http://bücher.test/image", LIMITS, network=world)
+    assert world.lookups == ["xn--bcher-kva.test"]
+
+
+# --- which addresses ------------------------------------------------------------------------------
+
+INTERNAL = """
+0.0.0.0 10.1.2.3 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 168.63.129.16 169.254.169.254
+169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.192 192.0.2.1 192.88.99.1 192.168.0.1 198.18.0.1
+198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.250 240.0.0.1 255.255.255.255
+:: ::1 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::7f00:1 64:ff9b::7f00:1 64:ff9b::808:808 64:ff9b:1::a00:1
+100::1 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2 2001:2::1 2001:20::1 2001:db8::1
+2002:7f00:1::1 2002:808:808::1 3fff::1 5f00::1 fc00::1 fd00:ec2::254 fd20:ce::254 fe80::1
+fe80::1%1 2606:4700::1111%1 fec0::1 ff02::1 4000::1
+""".split()
+
+
+@pytest.mark.parametrize("text", INTERNAL)
+def test_an_internal_address_is_not_public(text: str) -> None:
+    assert not is_public(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8", "1.1.1.1", PUBLIC, "168.63.129.17", "2606:4700::1111", "2a00:1450::1"]
+)
+def test_an_ordinary_address_is_public(text: str) -> None:
+    assert is_public(ip_address(text))
+
+
+ODD_HOSTS = """
+127.0.0.1 127.1 127.0.1 127.0.0.1. 2130706433 017700000001 0x7f000001 0X7F.0.0.1 0x7f.1 0177.0.0.1
+0177.1 00000177.0x0.0.01 %31%32%37.0.0.1 127。0。0。1 127．0．0．1 ①②⑦.⓪.⓪.① １２７.0.0.1 0.0.0.0 0 0x0.0
+169.254.169.254 0xa9.0xfe.0xa9.0xfe 0xa9fea9fe 2852039166 0251.0376.0251.0376 169.254.43518
+168.63.129.16 0xa8.0x3f.0x81.0x10 10.1 192.168.1 100.64.1 255.255.255.255 224.1 240.1
+localhost LOCALHOST localhost. x.localhost db.internal printer.local router.home.arpa intranet
+[::1] [::] [0:0:0:0:0:0:0:1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [64:ff9b::127.0.0.1]
+[2002:7f00:1::] [2001:0:0:0:0:0:80ff:fffe] [fd00:ec2::254] [fe80::1] [fe80::1%25lo] [::1%25lo] [ff02::1]
+""".split()
+
+
+@pytest.mark.parametrize("host", ODD_HOSTS)
+def test_an_internal_address_is_blocked_however_it_is_spelled(host: str) -> None:
+    for url in (f"http://{host}/", f"https://{host}:443/latest/meta-data"):
+        with pytest.raises(FetchError) as caught:
+            fetch_bytes(url, LIMITS, network=SEALED)
+        # A resolver may not know the oddest spellings; where it does, the judge says no.
+        assert isinstance(caught.value, BlockedURLError | UnreachableURLError)
+
+
+@pytest.mark.parametrize("host", ["127.1", "0x7f.1", "0177.0.0.1", "0xa9.0xfe.0xa9.0xfe"])
+def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host: str) -> None:
+    with pytest.raises(BlockedURLError, match="private or reserved"):
+        fetch_bytes(f"http://{host}/", LIMITS, network=SEALED)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("ftp://a.test/", "only http:// and https://"),
+        ("file:///etc/passwd", "only http:// and https://"),
+        ("gopher://a.test/", "only http:// and https://"),
+        ("//a.test/", "only http:// and https://"),
+        ("a.test/cat.jpg", "only http:// and https://"),
+        ("http://a.test:22/", "port 22"),
+        ("http://a.test:8080/", "port 8080"),
+        ("http://a.test:0/", "port 0"),
+        ("http://a.test:99999/", "no valid web address"),
+        ("http://me:secret@a.test/", "user name or password"),
+        ("http://me@a.test/", "user name or password"),
+        ("http://@a.test/", "user name or password"),
+        ("http://a.test@127.0.0.1/", "user name or password"),
+        ("http://a.test\\@127.0.0.1/", "backslash"),
+        ("http://a.test /", "space"),
+        ("http://a.test/\r\nHost: b", "control"),
+        ("http://a\u200b.test/", "invisible"),
+        ("http:///image", "no valid web address"),
+        ("http://", "no valid web address"),
+        ("http://a..test/", "no valid web address"),
+        ("http://[::1/", "no valid web address"),
+        ("http://[1.2.3.4]/", "no valid web address"),
+        (f"http://{'a' * 64}.test/", "no valid web address"),
+        (f"http://{'a.' * 130}test/", "no valid web address"),
+        ("http://a,b.test/", "no valid web address"),
+        (f"http://a.test/{'x' * 2000}", "2014 characters"),
+    ],
+)
+def test_a_url_of_another_shape_is_blocked_before_any_lookup(url: str, sentence: str) -> None:
+    with pytest.raises(BlockedURLError, match=sentence):
+        fetch_bytes(url, LIMITS, network=Network(resolve=no_connection, connect=no_connection))
+
+
+@pytest.mark.parametrize(
+    "answer", [["10.0.0.1", PUBLIC], [PUBLIC, "10.0.0.1"], [PUBLIC, "fe80::1%eth0"], ["::1"]]
+)
+def test_one_private_answer_blocks_the_whole_name(server: LoopbackServer, answer: list[str]) -> None:
+    world = World(server, answer)
+    with pytest.raises(BlockedURLError) as caught:
+        fetch_bytes("http://a.test/image", LIMITS, network=world)
+    assert not world.connections
+    assert str(caught.value) == (
+        "a.test leads to a private or reserved address; only public web addresses are fetched"
+    )
+
+
+def test_a_name_that_changes_its_address_is_connected_where_it_was_judged(
+    server: LoopbackServer,
+) -> None:
+    world = World(server, [PUBLIC], ["127.0.0.1"])
+    assert fetch_bytes("http://rebind.test/image", LIMITS, network=world) == IMAGE
+    assert (world.lookups, world.connections) == (["rebind.test"], [(PUBLIC, 80)])
+
+
+def test_a_name_that_changes_its_address_is_judged_again_after_a_redirect(
+    server: LoopbackServer,
+) -> None:
+    world = World(server, [PUBLIC], ["127.0.0.1"])
+    with pytest.raises(RedirectRefusedError):
+        fetch_bytes("http://rebind.test/redirect", LIMITS, network=world)
+    assert world.lookups == ["rebind.test"] * 2
+    assert world.connections == [(PUBLIC, 80)]
+
+
+def test_the_server_never_asks_itself_even_if_the_judge_would_let_it(
+    server: LoopbackServer,
+) -> None:
+    world = World(server, ["127.0.0.1"], judge=lambda _: True)
+    with pytest.raises(BlockedURLError):
+        fetch_bytes("http://me.test/image", LIMITS, network=world)
+    assert not server.requests
+
+
+def test_the_next_address_is_tried_when_one_does_not_answer(server: LoopbackServer) -> None:
+    class HalfDead(World):
+        def to_loopback(self, address: tuple[str, int], seconds: float) -> socket.socket:
+            if address[0] == "8.8.8.8":
+                raise OSError("no route")
+            return super().to_loopback(address, seconds)
+
+    world = HalfDead(server, ["8.8.8.8", PUBLIC])
+    assert fetch_bytes("http://a.test/image", LIMITS, network=world) == IMAGE
+
+
+# --- redirects ------------------------------------------------------------------------------------
+
+
+def test_a_fourth_redirect_is_refused(server: LoopbackServer) -> None:
+    world = World(server)
+    with pytest.raises(RedirectRefusedError, match="more than 3 times"):
+        fetch_bytes("http://a.test/redirects/4", LIMITS, network=world)
+    assert len(world.lookups) == 4
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_followed_to_another_public_name(server: LoopbackServer, status: int) -> None:
+    server.redirect_target = "http://ü.test/image"
+    world = World(server)
+    assert fetch_bytes(f"http://a.test/redirect/{status}", LIMITS, network=world) == IMAGE
+    assert world.lookups == ["a.test", "xn--tda.test"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.1/",
+        "http://0x7f.1/",
+        "//169.254.169.254/latest",
+        "http://[::1]/",
+        "http://localhost/",
+        "http://secret-name.internal/",
+        "http://b.test:8501/",
+        "http://me:secret@b.test/",
+        "ftp://b.test/image",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http://b.test\\@127.0.0.1/",
+    ],
+)
+def test_a_redirect_to_a_blocked_address_is_refused(server: LoopbackServer, target: str) -> None:
+    class Mixed(World):
+        def look_up(self, host: str, port: int, **options: object) -> list[tuple]:
+            if host.endswith(".test"):
+                return super().look_up(host, port, **options)
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+
+    server.redirect_target = target
+    world = Mixed(server)
+    with pytest.raises(RedirectRefusedError) as caught:
+        fetch_bytes("http://a.test/redirect", LIMITS, network=world)
+    assert len(world.connections) == 1
+    assert target.strip("/") not in str(caught.value)
+
+
+# --- how much and how long ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ["bomb", "huge-length", "endless", "endless-chunks", "endless-trailers"])
+def test_an_answer_over_the_limit_is_cut_off_before_it_fills_the_memory(
+    server: LoopbackServer, route: str
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(FetchTooLargeError, match="larger than 1 MB"):
+            fetch_bytes(f"http://a.test/{route}", LIMITS, network=World(server))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * LIMITS.file_bytes < BOMB_BYTES / 10
+
+
+def test_a_file_of_exactly_the_limit_arrives(server: LoopbackServer) -> None:
+    limits = Limits(file_bytes=len(IMAGE))
+    assert fetch_bytes("http://a.test/image", limits, network=World(server)) == IMAGE
+    with pytest.raises(FetchTooLargeError):
+        fetch_bytes("http://a.test/image", Limits(file_bytes=len(IMAGE) - 1), network=World(server))
+
+
+@pytest.mark.parametrize("route", ["drip-body", "drip-headers", "silent"])
+def test_a_slow_answer_is_given_up(server: LoopbackServer, route: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(FetchTimeoutError, match=r"after 0\.3 seconds"):
+        fetch_bytes(f"http://a.test/{route}", HASTY, network=World(server))
+    assert time.monotonic() - start < 10 * HASTY.url_seconds
+
+
+def test_headers_without_end_are_given_up(server: LoopbackServer) -> None:
+    with pytest.raises((FetchTimeoutError, FetchTooLargeError)):
+        fetch_bytes("http://a.test/endless-continue", HASTY, network=World(server))
+
+
+def test_a_slow_lookup_is_given_up(server: LoopbackServer) -> None:
+    answer = threading.Event()
+    try:
+        with pytest.raises(FetchTimeoutError):
+            fetch_bytes("http://a.test/", HASTY, network=Network(resolve=lambda *_, **__: answer.wait(9)))
+    finally:
+        answer.set()
+
+
+def test_a_slow_connection_is_given_up() -> None:
+    def connect(_address: tuple[str, int], seconds: float) -> socket.socket:
+        time.sleep(seconds)
+        raise TimeoutError
+
+    def resolve(*_: object, **__: object) -> list[tuple]:
+        return [(2, 1, 6, "", (f"8.8.8.{last}", 80)) for last in range(9)]
+
+    with pytest.raises(FetchTimeoutError):
+        fetch_bytes("http://a.test/", HASTY, network=Network(resolve=resolve, connect=connect))
+
+
+def test_a_slow_handshake_is_given_up(server: LoopbackServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts, never speaks TLS
+
+        def connect(_address: tuple[str, int], seconds: float) -> socket.socket:
+            return socket.create_connection(mute.getsockname(), seconds)
+
+        world = World(server)
+        with pytest.raises(FetchTimeoutError):
+            fetch_bytes("https://a.test/", HASTY, network=Network(resolve=world.resolve, connect=connect))
+
+
+def test_no_more_than_eight_urls_are_fetched_at_once(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "QUEUE_SECONDS", 0.05)
+    release, inside = threading.Event(), threading.Semaphore(0)
+
+    class Waiting(World):
+        def look_up(self, host: str, port: int, **options: object) -> list[tuple]:
+            inside.release()
+            release.wait(5)
+            return super().look_up(host, port, **options)
+
+    def hold() -> None:
+        fetch_bytes("http://a.test/image", LIMITS, network=Waiting(server))
+
+    threads = [threading.Thread(target=hold) for _ in range(fetch.MAX_CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(inside.acquire(timeout=5) for _ in threads)
+        with pytest.raises(FetchTimeoutError, match="too many images"):
+            fetch_bytes("http://a.test/image", LIMITS, network=World(server))
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join()
+    assert fetch_bytes("http://a.test/image", LIMITS, network=World(server)) == IMAGE
+
+
+# --- answers that are no image --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [204, 206, 304, 401, 403, 404, 429, 500, 503])
+def test_a_status_other_than_200_is_named(server: LoopbackServer, status: int) -> None:
+    with pytest.raises(UnreachableURLError, match=f"a.test answered with status {status}"):
+        fetch_bytes(f"http://a.test/status/{status}", LIMITS, network=World(server))
+
+
+def test_a_redirect_that_leads_nowhere_is_a_status(server: LoopbackServer) -> None:
+    with pytest.raises(UnreachableURLError, match="status 302"):
+        fetch_bytes("http://a.test/status/302", LIMITS, network=World(server))
+
+
+def test_a_web_page_is_told_from_an_image(server: LoopbackServer) -> None:
+    with pytest.raises(NotAnImageError) as caught:
+        fetch_bytes("http://a.test/typed/Text/HTML;charset=x", LIMITS, network=World(server))
+    assert str(caught.value) == (
+        "the address leads to a web page (text/html), not to an image; "
+        "open the image itself and copy its address"
+    )
+
+
+@pytest.mark.parametrize("kind", ["application/json", "image/svg+xml", "application/xhtml+xml"])
+def test_other_answers_that_cannot_be_an_image_are_named(server: LoopbackServer, kind: str) -> None:
+    with pytest.raises(NotAnImageError, match="not to an image"):
+        fetch_bytes(f"http://a.test/typed/{kind}", LIMITS, network=World(server))
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain", "image/unheard-of"])
+def test_an_unclear_type_is_left_to_the_decoder(server: LoopbackServer, kind: str) -> None:
+    assert fetch_bytes(f"http://a.test/typed/{kind}", LIMITS, network=World(server))
+
+
+@pytest.mark.parametrize(
+    "route",
+    ["closes-at-once", "closes-early", "not-http", "unpackable", "negative-chunk", "packed/br"],
+)
+def test_a_broken_answer_is_not_reachable(server: LoopbackServer, route: str) -> None:
+    with pytest.raises(UnreachableURLError, match=r"a\.test"):
+        fetch_bytes(f"http://a.test/{route}", LIMITS, network=World(server))
+
+
+@pytest.mark.parametrize("target", ["http://[", "http://[::1"])
+def test_a_broken_redirect_is_a_sentence_too(server: LoopbackServer, target: str) -> None:
+    server.redirect_target = target
+    with pytest.raises(FetchError):
+        fetch_bytes("http://a.test/redirect", LIMITS, network=World(server))
+
+
+def test_an_unknown_name_and_a_closed_port_are_not_reachable(server: LoopbackServer) -> None:
+    def unknown(*_: object, **__: object) -> list[tuple]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    def refused(*_: object) -> socket.socket:
+        raise ConnectionRefusedError
+
+    with pytest.raises(UnreachableURLError, match="a.test is not known"):
+        fetch_bytes("http://a.test/", LIMITS, network=Network(resolve=unknown))
+    resolve = World(server).resolve
+    with pytest.raises(UnreachableURLError, match="a.test does not accept"):
+        fetch_bytes("http://a.test/", LIMITS, network=Network(resolve=resolve, connect=refused))
+
+
+def test_a_server_that_fetches_nothing_says_so() -> None:
+    with pytest.raises(BlockedURLError, match="does not fetch"):
+        fetch_bytes("http://a.test/", Limits(urls_allowed=False), network=SEALED)
+
+
+# --- https ----------------------------------------------------------------------------------------
+
+
+def our_trust() -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :])
+
+
+@pytest.fixture(scope="module")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackServer]:
+    with running(tmp_path_factory.mktemp("tls")) as server:
+        yield server
+
+
+def test_https_checks_the_name_and_not_the_address(tls_server: LoopbackServer) -> None:
+    tls_server.tls_names.clear()
+    world = World(tls_server, trust=our_trust)
+    assert fetch_bytes("https://pictures.test./image", LIMITS, network=world) == IMAGE
+    assert tls_server.tls_names == ["pictures.test"]
+    assert tls_server.requests[-1][1]["Host"] == "pictures.test"
+    assert world.connections == [(PUBLIC, 443)]
+
+
+def test_a_certificate_for_another_name_is_refused(tls_server: LoopbackServer) -> None:
+    with pytest.raises(UnreachableURLError, match=r"other\.test has no valid certificate"):
+        fetch_bytes("https://other.test/image", LIMITS, network=World(tls_server, trust=our_trust))
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(tls_server: LoopbackServer) -> None:
+    with pytest.raises(UnreachableURLError, match="no valid certificate"):
+        fetch_bytes("https://pictures.test/image", LIMITS, network=World(tls_server))
+
+
+def test_a_slow_body_is_given_up_over_https_too(tls_server: LoopbackServer) -> None:
+    with pytest.raises(FetchTimeoutError):
+        fetch_bytes(
+            "https://pictures.test/drip-headers",
+            HASTY,
+            network=World(tls_server, trust=our_trust),
+        )
+
+
+def test_https_asked_of_a_plain_server_is_not_reachable(server: LoopbackServer) -> None:
+    with pytest.raises(UnreachableURLError):
+        fetch_bytes("https://a.test/image", LIMITS, network=World(server))
+
+
+# --- pasted text ----------------------------------------------------------------------------------
+
+
+def test_urls_are_read_one_a_line() -> None:
+    text = "\n  https://a.test/1.jpg \r\n\r\nHTTP://b.test\rhttp://c.test/#top\n"
+    urls, rejected = parse_urls(text, LIMITS)
+    assert urls == ["https://a.test/1.jpg", "HTTP://b.test", "http://c.test/#top"]
+    assert not rejected
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("example.test/cat.jpg", "add https://"),
+        ("localhost:8501/x", "add https://"),
+        ("cat", "add https://"),
+        ("ftp://a.test/cat.jpg", "only web addresses"),
+        ("data:image/png;base64,AAAA", "only web addresses"),
+        ("http://", "only web addresses"),
+        ("https:a.test", "only web addresses"),
+        ("http://a.test/1 http://a.test/2", "one URL a line"),
+        ("http://a.test/\x00", "control"),
+        ("http://a.test/\u202egpj", "invisible"),
+        ("http://a.test/" + "x" * 1987, "2001 characters"),
+    ],
+)
+def test_a_line_that_is_no_url_is_rejected_with_a_hint(line: str, reason: str) -> None:
+    urls, [rejected] = parse_urls(line, LIMITS)
+    assert not urls
+    assert (rejected.verdict, rejected.source) == ("not a URL", "url")
+    assert reason in rejected.reason
+    assert len(rejected.name) <= 200
+
+
+def test_a_url_given_twice_is_fetched_once() -> None:
+    text = "http://a.test/x\nhttp://a.test/x#1\nhttp://a.test/x?2"
+    urls, [rejected] = parse_urls(text, LIMITS)
+    assert urls == ["http://a.test/x", "http://a.test/x?2"]
+    assert (rejected.name, rejected.verdict) == ("http://a.test/x#1", "duplicate")
+
+
+def test_urls_over_the_limit_are_rejected_one_by_one() -> None:
+    text = "\n".join(f"http://a.test/{number}" for number in range(5))
+    urls, rejected = parse_urls(text, Limits(urls=3))
+    assert len(urls) == 3
+    assert [(item.name, item.verdict) for item in rejected] == [
+        ("http://a.test/3", "too many"),
+        ("http://a.test/4", "too many"),
+    ]
+    assert "only the first 3 URLs" in rejected[0].reason
+
+
+def test_a_paste_of_thousands_of_lines_ends_in_one_summary() -> None:
+    urls, rejected = parse_urls("no url\n" * 10_000, Limits(urls=3))
+    assert not urls
+    assert len(rejected) == 6
+    assert "the other 9995 lines were not read" in rejected[-1].reason
+
+
+@given(
+    text=st.lists(
+        st.one_of(
+            st.text(),
+            st.sampled_from(["http://", "https://a.test/", "#", "\n", " ", "\r", "ftp:", "\ud800"]),
+        )
+    ).map("".join),
+    most=st.integers(1, 4),
+)
+def test_any_text_gives_urls_or_reasons(text: str, most: int) -> None:
+    urls, rejected = parse_urls(text, Limits(urls=most))
+    assert len(urls) <= most
+    assert len(rejected) <= 2 * most
+    assert len(set(urls)) == len(urls)
+    assert all(url.lower().startswith(("http://", "https://")) for url in urls)
+    assert all(item.reason and item.verdict for item in rejected)
+
+
+@given(rest=st.text(max_size=60))
+def test_any_url_gives_bytes_or_one_of_our_errors(rest: str) -> None:
+    def unknown(*_: object, **__: object) -> list[tuple]:
+        raise socket.gaierror
+
+    with pytest.raises(FetchError):
+        fetch_bytes(f"http://{rest}", LIMITS, network=Network(resolve=unknown, connect=no_connection))

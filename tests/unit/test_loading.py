@@ -1,0 +1,104 @@
+import threading
+
+import pytest
+from PIL import Image
+
+from clipdemo.cache import EmbeddingStore
+from clipdemo.checkpoints import EMBEDDED, load_encoder
+from clipdemo.errors import HubUnreachableError
+from clipdemo.hub import Progress
+from clipdemo.loading import Loader
+
+
+@pytest.fixture
+def store():
+    return EmbeddingStore(10**6)
+
+
+def test_a_checkpoint_becomes_ready_in_the_background(store, colour_clip):
+    loader = Loader(store)
+    name = str(colour_clip)
+    assert loader.status(name).state == "idle"
+    assert loader.encoder(name) is None
+    loader.start(name)
+    assert loader.wait(name).state == "ready"
+    assert loader.encoder(name).checkpoint.source == "folder"
+
+
+def test_loading_twice_at_once_happens_once(store, colour_clip):
+    loads, go = [], threading.Event()
+
+    def slow(name, *, on_progress):
+        loads.append(name)
+        go.wait(10)
+        return load_encoder(name, on_progress=on_progress)
+
+    loader = Loader(store, slow)
+    for _ in range(5):
+        loader.start(str(colour_clip))
+    go.set()
+    loader.wait(str(colour_clip))
+    loader.start(str(colour_clip))
+    loader.wait(str(colour_clip))
+    assert len(loads) == 1
+
+
+def test_a_failure_is_kept_as_its_sentence_and_can_be_tried_again(store, colour_clip):
+    tries = []
+
+    def flaky(name, *, on_progress):
+        tries.append(name)
+        if len(tries) == 1:
+            raise HubUnreachableError("the hub does not answer")
+        return load_encoder(str(colour_clip))
+
+    loader = Loader(store, flaky)
+    loader.start("owner/name")
+    failed = loader.wait("owner/name")
+    assert (failed.state, failed.reason) == ("failed", "the hub does not answer")
+    assert loader.encoder("owner/name") is None
+    loader.start("owner/name")
+    assert loader.wait("owner/name").state == "ready"
+
+
+def test_progress_is_seen_while_downloading(store, colour_clip):
+    seen, reported, go = [], threading.Event(), threading.Event()
+
+    def downloading(name, *, on_progress):
+        on_progress(Progress(30, 100))
+        reported.set()
+        go.wait(10)
+        on_progress(Progress(100, 100))
+        seen.append(loader.status(name).state)
+        return load_encoder(str(colour_clip))
+
+    loader = Loader(store, downloading)
+    loader.start("owner/name")
+    reported.wait(10)
+    status = loader.status("owner/name")
+    assert (status.state, status.progress, status.busy) == ("downloading", Progress(30, 100), True)
+    go.set()
+    loader.wait("owner/name")
+    assert seen == ["loading"]
+
+
+def test_one_checkpoint_waits_for_the_other_when_asked_to(store, colour_clip):
+    order, go = [], threading.Event()
+
+    def noting(name, *, on_progress):
+        if name == "first":
+            go.wait(10)
+        order.append(name)
+        return load_encoder(str(colour_clip))
+
+    loader = Loader(store, noting)
+    loader.start("first")
+    loader.start("second", after="first")
+    go.set()
+    loader.wait("second")
+    assert order == ["first", "second"]
+
+
+def test_the_embedded_model_is_an_encoder_from_the_start(store, item_of):
+    encoder = Loader(store).encoder(EMBEDDED)
+    assert encoder.encode_images([item_of(Image.new("RGB", (300, 200)))]).shape == (1, 384)

@@ -1,0 +1,88 @@
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from clipdemo import report
+from clipdemo.encoder import Origin, TransformersEncoder
+from clipdemo.prompts import Templates
+from clipdemo.report import Ranked
+from clipdemo.types import Hit
+
+
+@pytest.fixture(scope="module")
+def encoder(colour_clip):
+    return TransformersEncoder(colour_clip, Origin("tiny", "local", "a" * 64, "folder"))
+
+
+def read(data):
+    return pd.read_csv(io.BytesIO(data), encoding="utf-8-sig", keep_default_na=False)
+
+
+def test_a_ranking_reads_back_with_its_checkpoint(encoder):
+    ranked = Ranked(
+        "a cat", [Hit(1, 1, 0.5, 99.0), Hit(2, 0, 0.1, 40.0)], ["a.jpg", "b.jpg"], ["aa", "bb"], [0.2, 0.8]
+    )
+    table = read(report.ranking_csv([ranked], encoder.checkpoint, Templates(("a photo of {}",))))
+    assert table["name"].tolist() == ["b.jpg", "a.jpg"]
+    assert table["cosine"].tolist() == [0.5, 0.1]
+    assert table["probability"].tolist() == [0.8, 0.2]
+    assert table["sha256"].tolist() == ["bb", "aa"]
+    assert set(table["checkpoint"]) == {"tiny"}
+    assert set(table["templates"]) == {"a photo of {}"}
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", '=HYPERLINK("http://x")'])
+def test_formulas_from_names_and_captions_are_neutralised(encoder, cell):
+    table = read(
+        report.ranking_csv([Ranked(cell, [Hit(1, 0, 0.5, 9)], [cell])], encoder.checkpoint, Templates())
+    )
+    assert table["query"][0].startswith("'")
+    assert table["name"][0].startswith("'")
+
+
+def test_words_of_any_script_survive(encoder):
+    caption = 'ein „Hund", 犬 🐕 كلب'
+    table = read(
+        report.ranking_csv([Ranked(caption, [Hit(1, 0, 0.5, 9)], ["ö.jpg"])], encoder.checkpoint, Templates())
+    )
+    assert (table["query"][0], table["name"][0]) == (caption, "ö.jpg")
+
+
+def test_the_grid_is_a_picture_with_every_tile(colour_items):
+    hits = [Hit(n + 1, n, 0.5, 50.0) for n in range(len(colour_items))]
+    one, two = (
+        Image.open(io.BytesIO(report.grid_png([("a heading", hits)] * n, colour_items, "a footer")))
+        for n in (1, 2)
+    )
+    assert one.format == "PNG"
+    assert two.height > 1.8 * one.height
+    colours = set(one.convert("RGB").resize((200, 200), Image.Resampling.NEAREST).get_flattened_data())
+    for item in colour_items:
+        wanted = item.image.getpixel((0, 0))
+        assert any(max(abs(a - b) for a, b in zip(wanted, seen, strict=True)) < 12 for seen in colours), (
+            item.name
+        )
+
+
+def test_a_grid_of_nothing_is_still_a_picture(colour_items):
+    assert Image.open(io.BytesIO(report.grid_png([("x" * 500, [])], colour_items, "y" * 900))).size[0] == 640
+
+
+def test_embeddings_read_back_with_names_hashes_and_checkpoint(encoder, colour_items):
+    data = report.embeddings_npz(encoder, colour_items, ["red", "blue -- red"], Templates())
+    with np.load(io.BytesIO(data), allow_pickle=False) as saved:
+        np.testing.assert_allclose(saved["images"], encoder.encode_images(colour_items), atol=1e-6)
+        assert saved["captions"].shape == (2, 16)
+        assert saved["names"].tolist() == [item.name for item in colour_items]
+        assert saved["sha256"].tolist() == [item.sha256 for item in colour_items]
+        assert saved["caption_texts"].tolist() == ["red", "blue -- red"]
+        assert str(saved["checkpoint"]) == "tiny"
+        assert str(saved["fingerprint"]) == "a" * 64
+
+
+def test_embeddings_of_an_empty_workspace_read_back(encoder):
+    with np.load(io.BytesIO(report.embeddings_npz(encoder, [], [], Templates()))) as saved:
+        assert saved["images"].shape == (0, 16)
