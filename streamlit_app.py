@@ -11,7 +11,8 @@ from clipdemo.ui.pages import about, rank
 
 ASSETS = Path(__file__).parent / "assets"
 
-st.set_page_config(page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide")
+st.set_page_config(page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide", initial_sidebar_state=360)
+st.logo(str(ASSETS / "icon.png"), size="large")
 st.html(ASSETS / "style.css")
 
 try:
@@ -27,6 +28,7 @@ try:
         position="top",
     )
     page.run()
+    state.warm_up(shared, view.checkpoint)
     state.work(view, space, shared.limits)
 except ClipdemoError as error:
     st.error(views.plain(str(error), 500), icon=":material/error:")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdemo import hub
-from clipdemo.errors import CheckpointNotFoundError
+from clipdemo.errors import CheckpointNotFoundError, CorruptCheckpointError
 from clipdemo.mini import EmbeddedEncoder
 from clipdemo.types import Encoder
 
@@ -93,7 +93,16 @@ def load_encoder(name: str, *, on_progress: Callable[[hub.Progress], None] | Non
             f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
         )
     pickle = name in CATALOGUE and CATALOGUE[name].pickle
-    snapshot = hub.find(name) or hub.download(name, allow_pickle=pickle, on_progress=on_progress)
+    here = hub.find(name)
+    if here:
+        try:
+            return _load_snapshot(name, here, pickle)
+        except CorruptCheckpointError:
+            pass  # downloading checks every file against the hub and fetches the broken ones again
+    return _load_snapshot(name, hub.download(name, allow_pickle=pickle, on_progress=on_progress), pickle)
+
+
+def _load_snapshot(name: str, snapshot: hub.Snapshot, pickle: bool) -> Encoder:
     from clipdemo.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()

@@ -165,11 +165,9 @@ def fetch_bytes(url: str, limits: Limits, *, network: Network = INTERNET) -> byt
     if not limits.urls_allowed:
         raise BlockedURLError("this server does not fetch images from addresses; upload the image")
     if len(url) > MAX_URL_LENGTH:
-        raise BlockedURLError(f"the address has {len(url)} characters; the limit is 2000")
+        raise BlockedURLError(f"the address has {len(url)} characters; the limit is {MAX_URL_LENGTH}")
     if not _SLOTS.acquire(timeout=QUEUE_SECONDS):
-        raise FetchTimeoutError(
-            "too many images are being fetched right now; try again in a minute"
-        )
+        raise FetchTimeoutError("too many images are being fetched right now; try again in a minute")
     try:
         return _follow(url, _Meter(limits), network)
     finally:
@@ -257,9 +255,7 @@ def _worded(host: str, meter: _Meter) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise UnreachableURLError(f"{host} has no valid certificate for https") from error
     except _WIRE_ERRORS as error:
-        raise UnreachableURLError(
-            f"{host} broke off the connection or gave no proper answer"
-        ) from error
+        raise UnreachableURLError(f"{host} broke off the connection or gave no proper answer") from error
 
 
 class _Meter:
@@ -335,9 +331,12 @@ def _host(text: str) -> str:
     """The name or address to look up, in lower case; IPv6 without its brackets."""
     if text.startswith("["):
         try:
-            return str(IPv6Address(text[1:-1]))
+            address = IPv6Address(text[1:-1])
         except ValueError as error:
             raise BlockedURLError("this is no valid web address") from error
+        if address.scope_id is not None:  # a zone names a network card of this server
+            raise _not_public(str(address))
+        return str(address)
     # One dot at the end is the same name, but certificates and local names lack it.
     name = text.lower().removesuffix(".")
     labels = name.split(".")
@@ -374,9 +373,7 @@ def _judged_addresses(target: _Target, meter: _Meter, network: Network) -> list[
 class _PinnedConnection(HTTPConnection):
     """An HTTP(S) connection that can only ever be opened to the judged addresses."""
 
-    def __init__(
-        self, target: _Target, addresses: list[Address], meter: _Meter, network: Network
-    ) -> None:
+    def __init__(self, target: _Target, addresses: list[Address], meter: _Meter, network: Network) -> None:
         super().__init__(target.host, target.port, timeout=meter.seconds_left())
         self._target, self._addresses = target, addresses[:4]
         self._meter, self._network = meter, network
@@ -396,9 +393,7 @@ class _PinnedConnection(HTTPConnection):
 
     def _open(self) -> socket.socket:
         """Try the addresses in turn, leaving each an equal share of the time."""
-        for tries_left, address in zip(
-            range(len(self._addresses), 0, -1), self._addresses, strict=True
-        ):
+        for tries_left, address in zip(range(len(self._addresses), 0, -1), self._addresses, strict=True):
             try:
                 seconds = self._meter.seconds_left() / tries_left
                 sock = self._network.connect((str(address), self._target.port), seconds)

@@ -83,10 +83,10 @@ _CODE_ERRORS = (TypeError, AttributeError, AssertionError, RuntimeError, MemoryE
 _BROKEN = (*_DATA_ERRORS, *_CODE_ERRORS, struct.error, zlib.error, ImageCms.PyCMSError, Warning)
 _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-# We refuse by our own, lower cap; Pillow's warning at half of its own would only fill the log. Said
-# once at import because catch_warnings is not thread-safe. Pillow's error stays in force: it stops
-# WebP and GIF files whose decoders would ask for memory before there is a size to check.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Pillow's remarks on visitors' files (large, odd EXIF) would only fill the log: we refuse by our own,
+# lower cap. Said once at import because catch_warnings is not thread-safe. Pillow's error at twice
+# its own cap stays: it stops WebP and GIF decoders that ask for memory before there is a size here.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -135,15 +135,8 @@ def decode_image(
             f"the file starts like a {kind} image, but its {len(data):,} bytes are broken or "
             "cut off; save or download it again"
         ) from error
-    return ImageItem(
-        name=name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        image=image,
-        thumbnail=thumbnail,
-        width=size[0],
-        height=size[1],
-        source=source,
-    )
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageItem(name, digest, image, thumbnail, *size, source)
 
 
 def _kind(data: bytes) -> str:
@@ -206,9 +199,7 @@ def _model_copy(data: bytes, kind: str, limits: Limits) -> tuple[Image.Image, tu
     # A box filter first, down to no less than twice the copy, so that conversions are cheap and
     # the last step, the sharp filter, stays well sampled.
     image = _averageable(file)
-    image = image.reduce(
-        (max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1])))
-    )
+    image = image.reduce((max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1]))))
     image = _to_srgb(_on_white(image), icc).resize(size, Image.Resampling.LANCZOS)
     if turn is not None:
         image = image.transpose(turn)
@@ -266,7 +257,9 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float64]]]:
     rows = max(1, 1_000_000 // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
-        yield top, np.asarray(image.crop(box)).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a float file may hold any kind of NaN
+            band = np.asarray(image.crop(box)).astype(np.float64)
+        yield top, band
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -141,9 +141,7 @@ class ScoreMatrix:
 
     def logits(self) -> FloatArray:
         """(n_images, n_captions): logit scale x cosine, plus the bias where there is one."""
-        return similarity.logits(
-            self.cosine, self.checkpoint.logit_scale, self.checkpoint.logit_bias
-        )
+        return similarity.logits(self.cosine, self.checkpoint.logit_scale, self.checkpoint.logit_bias)
 
     def probabilities(self) -> FloatArray:
         """(n_images, n_captions): CLIP's share among these captions, or SigLIP's sigmoid per pair."""

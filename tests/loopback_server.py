@@ -97,7 +97,8 @@ class Handler(BaseHTTPRequestHandler):
         self.start(302, Location=f"/redirects/{left}" if left else "/image")
 
     def redirect(self, status: str = "302") -> None:
-        self.start(int(status), Location=self.server.redirect_target)
+        target = self.server.redirect_target.encode().decode("latin-1")  # arrives as UTF-8
+        self.start(int(status), Location=target)
 
     def status(self, code: str) -> None:
         self.start(int(code))
@@ -164,6 +165,9 @@ class Handler(BaseHTTPRequestHandler):
         self.start(Content_Length=str(len(IMAGE)))
         self.wfile.write(IMAGE[:20])
 
+    def raw(self) -> None:
+        self.wfile.write(self.server.raw_answer)
+
     def not_http(self) -> None:
         self.wfile.write(b"220 ready for mail\r\n")
 
@@ -171,11 +175,14 @@ class Handler(BaseHTTPRequestHandler):
 class LoopbackServer(ThreadingHTTPServer):
     """Remembers what it was asked, and under which TLS name."""
 
+    request_queue_size = 32
+
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.tls_names: list[str | None] = []
         self.redirect_target = "/image"
+        self.raw_answer = b""
         self.stopping = threading.Event()
 
     @property

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -133,6 +134,12 @@ class StandInHub:
 
 def digest(path: Path) -> str:
     """SHA-256 of a large file, git's name of the blob of a small one; as on the hub."""
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _digest(path: Path, _size: int, _changed: int) -> str:
     content = path.read_bytes()
     if path.suffix in LARGE:
         return hashlib.sha256(content).hexdigest()

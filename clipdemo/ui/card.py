@@ -64,7 +64,7 @@ def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Bac
             "It is not a probability, and not comparable between checkpoints.",
         ),
         "Percentile": (
-            f"{hit.percentile:.0f}",
+            f"{views.whole(hit.percentile)}",
             f"How many in a hundred of {scale.captions.size} unrelated pairs "
             "(sample photographs × everyday captions) score lower under the same checkpoint and template.",
         ),
@@ -85,7 +85,7 @@ def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Bac
         key="card-histogram",
         config={"displayModeBar": False},
         alt=f"Cosines of {scale.captions.size} unrelated pairs; this pair has {hit.cosine:.3f}, "
-        f"percentile {hit.percentile:.0f}",
+        f"percentile {views.whole(hit.percentile)}",
     )
 
 
@@ -105,7 +105,8 @@ def sentence(hit: Hit, of_images: int, matrix: ScoreMatrix, of_captions: int) ->
         places += f", and the caption is number {of_captions} of {len(matrix.captions)} for this image"
     title = views.plain(checkpoints.title(matrix.checkpoint.id))
     return (
-        f"To {title} this is **{strength}**: it scores higher than {hit.percentile:.0f} in 100 unrelated pairs. "
+        f"Under {title} this is **{strength}**: it scores higher than {views.whole(hit.percentile)} in 100 "
+        "unrelated pairs. "
         f"The image is {places}."
     )
 
@@ -136,7 +137,7 @@ def _logit_meaning(checkpoint: Checkpoint) -> str:
 def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
     title = views.plain(checkpoints.title(checkpoint.id))
     st.markdown(
-        f"To {title} this image is closer to the query image than {hit.percentile:.0f} in 100 pairs of "
+        f"Under {title} this image is closer to the query image than {views.whole(hit.percentile)} in 100 pairs of "
         "unrelated sample photographs are to each other."
     )
     views.metric_row(
@@ -146,7 +147,7 @@ def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
                 "Between two images; image-image cosines are higher than image-caption ones.",
             ),
             "Percentile": (
-                f"{hit.percentile:.0f}",
+                f"{views.whole(hit.percentile)}",
                 f"Against {scale.images.size} ordered pairs of sample photographs.",
             ),
             "Rank": (f"{hit.rank}", "Place among the other images of the workspace."),

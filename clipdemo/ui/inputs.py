@@ -12,7 +12,7 @@ from clipdemo.prompts import PRESETS, Templates, read_captions
 from clipdemo.sources import Source
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui import views
-from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, first_checkpoint, warm_up
+from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, first_checkpoint
 
 OWN_TEMPLATES = "own templates"
 NO_SAMPLES = "none"
@@ -132,7 +132,6 @@ def _checkpoint(shared: Engine) -> str:
         "Checkpoint", options, key="checkpoint", format_func=checkpoints.title, help=_about_checkpoints()
     )
     st.query_params["checkpoint"] = chosen
-    warm_up(shared, chosen)
     _checkpoint_news(shared, chosen)
     return chosen
 
@@ -140,7 +139,8 @@ def _checkpoint(shared: Engine) -> str:
 def _checkpoint_news(shared: Engine, chosen: str) -> None:
     """Progress of what is on its way, the switch when it is there, the reason when it is not."""
     watched = list(dict.fromkeys([chosen, shared.preferred]))
-    busy = any(shared.loader.status(name).busy for name in watched)
+    # What nobody asked for yet is asked for at the end of this run.
+    busy = any(shared.loader.status(name).state in {"idle", "downloading", "loading"} for name in watched)
 
     @st.fragment(run_every=1.0 if busy else None)
     def news() -> None:
@@ -154,7 +154,7 @@ def _checkpoint_news(shared: Engine, chosen: str) -> None:
             elif status.state == "ready" and name != chosen:
                 title = checkpoints.title(name)
                 st.button(f"{title} is ready: switch to it", on_click=_switch, args=(name,), width="stretch")
-        if busy and not any(shared.loader.status(name).busy for name in watched):
+        if busy and all(shared.loader.status(name).state in {"ready", "failed"} for name in watched):
             st.rerun()
 
     news()

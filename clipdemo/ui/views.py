@@ -5,6 +5,7 @@ Names and captions come from outside: they reach Markdown only through ``plain``
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from clipdemo.prompts import Query, weaknesses
 from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_SIGNS = re.compile(r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()")
 
 
 def plain(text: str, most: int = 120) -> str:
@@ -25,7 +27,14 @@ def plain(text: str, most: int = 120) -> str:
     short = " ".join(text.split())
     if len(short) > most:
         short = short[: most - 1] + "…"
-    return _PUNCTUATION.sub(r"\\\1", short)
+    # A word joiner keeps two signs from being set as one: "--" as a dash, "..." as an ellipsis.
+    apart = _SIGNS.sub("\u2060", short)
+    return _PUNCTUATION.sub(r"\\\1", apart)
+
+
+def whole(percentile: float) -> str:
+    """A percentile without decimals, rounded down: 100 means above every pair of the background."""
+    return f"{math.floor(percentile)}"
 
 
 def show_grid(
@@ -34,7 +43,7 @@ def show_grid(
     *,
     key: str,
     on_open: Callable[[Hit], None],
-    tile_width: int = 180,
+    tile_width: int = 150,
 ) -> None:
     """Tiles, best first: thumbnail, rank, name, cosine, percentile, and a button for the score card."""
     with st.grid("auto", min_column_width=tile_width, gap="small", key=f"grid-{key}") as grid:
@@ -44,7 +53,8 @@ def show_grid(
                 st.image(item.thumbnail, alt=f"rank {hit.rank}: {item.name[:100]}", width="stretch")
                 st.markdown(
                     f"**{hit.rank}**&ensp;{plain(item.name, 28)}  \n"
-                    f":gray[:small[cosine {hit.cosine:.3f} · percentile {hit.percentile:.0f}]]"
+                    f":gray[:small[percentile **{whole(hit.percentile)}**]]  \n"
+                    f":gray[:small[cosine {hit.cosine:.3f}]]"
                 )
                 st.button(
                     "Score card",

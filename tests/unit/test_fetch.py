@@ -14,12 +14,14 @@ import time
 import tomllib
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loopback_server import BOMB_BYTES, CERTIFICATE, IMAGE, LoopbackServer, running
 
 from clipdemo import fetch
 from clipdemo.errors import (
@@ -33,7 +35,6 @@ from clipdemo.errors import (
 )
 from clipdemo.fetch import Network, fetch_bytes, fetch_image, is_public, parse_urls
 from clipdemo.limits import Limits
-from loopback_server import BOMB_BYTES, CERTIFICATE, IMAGE, LoopbackServer, running
 
 PUBLIC = "93.184.215.14"
 LIMITS = Limits(file_bytes=1_000_000, url_seconds=5.0)
@@ -108,9 +109,9 @@ def test_the_request_is_plain_and_says_who_asks(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     world = World(server)
-    fetch_bytes("http://A.Test:443/image?q=ä", LIMITS, network=world)
+    fetch_bytes("http://A.Test:443/image/?q=ä", LIMITS, network=world)
     [(path, headers)] = server.requests
-    assert path == "/image?q=%C3%A4"
+    assert path == "/image/?q=%C3%A4"
     assert headers == {
         "Host": "a.test:443",
         "User-Agent": fetch.USER_AGENT,
@@ -124,7 +125,7 @@ def test_the_request_is_plain_and_says_who_asks(
 def test_the_user_agent_carries_the_version() -> None:
     project = Path(__file__).parents[2] / "pyproject.toml"
     version = tomllib.loads(project.read_text())["project"]["version"]
-    assert fetch.USER_AGENT == f"clipdemo/{version}"
+    assert f"clipdemo/{version}" == fetch.USER_AGENT
 
 
 def test_no_cookie_survives_a_redirect(server: LoopbackServer) -> None:
@@ -148,7 +149,7 @@ INTERNAL = """
 100::1 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2 2001:2::1 2001:20::1 2001:db8::1
 2002:7f00:1::1 2002:808:808::1 3fff::1 5f00::1 fc00::1 fd00:ec2::254 fd20:ce::254 fe80::1
 fe80::1%1 2606:4700::1111%1 fec0::1 ff02::1 4000::1
-""".split()
+""".split()  # noqa: SIM905 - a table reads better than a list
 
 
 @pytest.mark.parametrize("text", INTERNAL)
@@ -171,16 +172,14 @@ ODD_HOSTS = """
 localhost LOCALHOST localhost. x.localhost db.internal printer.local router.home.arpa intranet
 [::1] [::] [0:0:0:0:0:0:0:1] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [64:ff9b::127.0.0.1]
 [2002:7f00:1::] [2001:0:0:0:0:0:80ff:fffe] [fd00:ec2::254] [fe80::1] [fe80::1%25lo] [::1%25lo] [ff02::1]
-""".split()
+""".split()  # noqa: SIM905 - a table reads better than a list
 
 
 @pytest.mark.parametrize("host", ODD_HOSTS)
 def test_an_internal_address_is_blocked_however_it_is_spelled(host: str) -> None:
     for url in (f"http://{host}/", f"https://{host}:443/latest/meta-data"):
-        with pytest.raises(FetchError) as caught:
+        with pytest.raises(BlockedURLError):
             fetch_bytes(url, LIMITS, network=SEALED)
-        # A resolver may not know the oddest spellings; where it does, the judge says no.
-        assert isinstance(caught.value, BlockedURLError | UnreachableURLError)
 
 
 @pytest.mark.parametrize("host", ["127.1", "0x7f.1", "0177.0.0.1", "0xa9.0xfe.0xa9.0xfe"])
@@ -203,7 +202,6 @@ def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host:
         ("http://a.test:99999/", "no valid web address"),
         ("http://me:secret@a.test/", "user name or password"),
         ("http://me@a.test/", "user name or password"),
-        ("http://@a.test/", "user name or password"),
         ("http://a.test@127.0.0.1/", "user name or password"),
         ("http://a.test\\@127.0.0.1/", "backslash"),
         ("http://a.test /", "space"),
@@ -429,7 +427,7 @@ def test_no_more_than_eight_urls_are_fetched_at_once(
 
 @pytest.mark.parametrize("status", [204, 206, 304, 401, 403, 404, 429, 500, 503])
 def test_a_status_other_than_200_is_named(server: LoopbackServer, status: int) -> None:
-    with pytest.raises(UnreachableURLError, match=f"a.test answered with status {status}"):
+    with pytest.raises(UnreachableURLError, match=rf"a\.test answered with status {status}"):
         fetch_bytes(f"http://a.test/status/{status}", LIMITS, network=World(server))
 
 
@@ -474,6 +472,39 @@ def test_a_broken_redirect_is_a_sentence_too(server: LoopbackServer, target: str
         fetch_bytes("http://a.test/redirect", LIMITS, network=World(server))
 
 
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    head=st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\nLocation: "]),
+    fields=st.lists(
+        st.sampled_from(
+            [
+                b"Content-Length: -1\r\n",
+                b"Content-Length: 5, 6\r\n",
+                b"Content-Length: 7\r\n",
+                b"Content-Encoding: gzip\r\n",
+                b"Content-Encoding: deflate\r\n",
+                b"Transfer-Encoding: chunked\r\n",
+                b"Content-Type: \xff;;\r\n",
+                b"\xe9: \x00\r\n",
+                b"\r\n",
+                b"5\r\nabcde\r\n",
+                b"-1\r\n",
+                b"0\r\n\r\n",
+                b"\x1f\x8b\x08\x00",
+            ]
+        )
+        | st.binary(max_size=20)
+    ),
+)
+def test_whatever_a_server_sends_gives_bytes_or_one_of_our_errors(
+    server: LoopbackServer, head: bytes, fields: list[bytes]
+) -> None:
+    server.raw_answer = head + b"".join(fields)
+    with suppress(FetchError, NotAnImageError):
+        data = fetch_bytes("http://a.test/raw", LIMITS, network=World(server))
+        assert len(data) <= LIMITS.file_bytes
+
+
 def test_an_unknown_name_and_a_closed_port_are_not_reachable(server: LoopbackServer) -> None:
     def unknown(*_: object, **__: object) -> list[tuple]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -481,10 +512,10 @@ def test_an_unknown_name_and_a_closed_port_are_not_reachable(server: LoopbackSer
     def refused(*_: object) -> socket.socket:
         raise ConnectionRefusedError
 
-    with pytest.raises(UnreachableURLError, match="a.test is not known"):
+    with pytest.raises(UnreachableURLError, match=r"a\.test is not known"):
         fetch_bytes("http://a.test/", LIMITS, network=Network(resolve=unknown))
     resolve = World(server).resolve
-    with pytest.raises(UnreachableURLError, match="a.test does not accept"):
+    with pytest.raises(UnreachableURLError, match=r"a\.test does not accept"):
         fetch_bytes("http://a.test/", LIMITS, network=Network(resolve=resolve, connect=refused))
 
 
@@ -598,6 +629,7 @@ def test_a_paste_of_thousands_of_lines_ends_in_one_summary() -> None:
     assert "the other 9995 lines were not read" in rejected[-1].reason
 
 
+@settings(deadline=None)
 @given(
     text=st.lists(
         st.one_of(
@@ -616,6 +648,7 @@ def test_any_text_gives_urls_or_reasons(text: str, most: int) -> None:
     assert all(item.reason and item.verdict for item in rejected)
 
 
+@settings(deadline=None)
 @given(rest=st.text(max_size=60))
 def test_any_url_gives_bytes_or_one_of_our_errors(rest: str) -> None:
     def unknown(*_: object, **__: object) -> list[tuple]:

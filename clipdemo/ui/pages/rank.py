@@ -86,7 +86,10 @@ def _rankings(direction: str, encoder: CachedEncoder, matrix: ScoreMatrix, scale
     names = [item.name for item in matrix.images]
     hashes = [item.sha256 for item in matrix.images]
     if direction == LIKE_IMAGE:
-        query = _pick_image(matrix.images)
+        picture, picker = st.columns([1, 6], vertical_alignment="bottom")
+        with picker:
+            query = _pick_image(matrix.images)
+        picture.image(matrix.images[query].thumbnail, alt=names[query][:100], width="stretch")
         rows = encoder.encode_images(matrix.images)
         cosines = similarity.cosine(rows, rows[query : query + 1])[:, 0]
         others = [hit for hit in rank(cosines, scale.images) if hit.index != query]
@@ -139,7 +142,8 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
             hits = [hit for hit in ranking.hits if hit.percentile >= floor]
             hidden = len(ranking.hits) - len(hits)
             note = f" :gray[:small[{hidden} of {len(ranking.hits)} hidden]]" if hidden else ""
-            st.markdown(f"#### {views.plain(ranking.query)}{note}")
+            like = "Most like " if direction == LIKE_IMAGE else ""
+            st.markdown(f"#### {like}{views.plain(ranking.query)}{note}")
             tiles = st.container()
             top = hits[:k] if chosen is None else _page_of(hits, k, "images")
             with tiles:
@@ -215,8 +219,15 @@ def _captions_for_image(matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
             st.caption(
                 "Shares add up to 100 % among the captions given; they say nothing about captions not given."
             )
-        if st.button("Score card", key="card-best", help="What the best caption's number means"):
-            st.session_state["card"] = Card(item.sha256, matrix.captions[hits[0].index], hits[0])
+        with st.popover("Score cards", icon=":material/info:"):
+            for hit in hits:
+                caption = matrix.captions[hit.index]
+                if st.button(
+                    f"{hit.rank} · {views.plain(caption, 60)}",
+                    key=f"card-caption-{hit.index}",
+                    type="tertiary",
+                ):
+                    st.session_state["card"] = Card(item.sha256, caption, hit)
     return rankings
 
 

@@ -1,0 +1,93 @@
+"""Starting the real app and driving it in headless Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+TILE = "[class*=st-key-grid-] img"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_app(log: Path, **environment: str) -> Iterator[str]:
+    """Start the app, wait until it is healthy, give its address, end it."""
+    port = free_port()
+    settings = {
+        "HF_HOME": str(log.parent / "hf-home"),
+        "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nothing listens there: the hub is down
+        **environment,
+    }
+    command = [sys.executable, "-m", "streamlit", "run", "streamlit_app.py"]
+    command += ["--server.port", str(port), "--server.address", "127.0.0.1", "--server.headless", "true"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CLIPDEMO_", "HF_"))}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env={**kept, **settings}, stdout=output, stderr=output)
+        try:
+            wait_until(lambda: healthy(port), 60, f"the app did not start:\n{log.read_text()}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def wait_until(true: Callable[[], bool], seconds: float, otherwise: str) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, otherwise
+        time.sleep(0.1)
+
+
+def settled(page: Page) -> None:
+    """Wait until the script has run and nothing is being redrawn."""
+    page.wait_for_timeout(250)
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=90_000)
+
+
+def write_captions(page: Page, *captions: str) -> None:
+    """Type captions and apply them as a visitor does."""
+    box = page.get_by_role("textbox", name="One caption a line")
+    box.fill("\n".join(captions))
+    box.press("Control+Enter")
+    settled(page)
+
+
+def tile_names(page: Page) -> list[str]:
+    """Names of the images on screen, best first, as read out by their alternative texts."""
+    return [image.get_attribute("alt").split(": ", 1)[1] for image in page.locator(TILE).all()]

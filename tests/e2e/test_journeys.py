@@ -1,0 +1,248 @@
+"""What a visitor does, in a real browser against the real server."""
+
+import io
+import re
+import zipfile
+from urllib.parse import parse_qs, urlencode, urlparse
+
+import numpy as np
+import pandas as pd
+import pytest
+from browsing import TILE, settled, tile_names, write_captions
+from PIL import Image
+
+from clipdemo import gallery
+
+pytestmark = pytest.mark.browser
+
+
+def picture(colour, size=(640, 480), form="PNG"):
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, form)
+    return out.getvalue()
+
+
+def upload(page, *files):
+    page.locator("[data-testid=stFileUploaderDropzoneInput]").first.set_input_files(
+        [{"name": name, "mimeType": "application/octet-stream", "buffer": data} for name, data in files]
+    )
+    page.get_by_text("of your own").wait_for()
+    settled(page)
+
+
+def download(page, name):
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=name).click()
+    return waiting.value.path().read_bytes()
+
+
+def choose(page, label, option):
+    box = page.get_by_role("combobox", name=label).first
+    box.scroll_into_view_if_needed()  # an open list closes when the page scrolls
+    page.wait_for_timeout(200)
+    box.click()
+    page.get_by_role("option", name=option).click()
+    settled(page)
+
+
+def test_the_first_visit_is_ranked_at_once(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    settled(page)
+    for caption in gallery.SAMPLE_CAPTIONS:
+        assert page.get_by_role("heading", name=caption).is_visible()
+    names = tile_names(page)
+    assert [names[0], names[5], names[10]] == ["cat.jpg", "coffee.jpg", "rocket.jpg"]
+    page.get_by_text("is not available").wait_for()  # the hub is down, and the page says so
+    page.get_by_role("button", name="Try again").wait_for()
+
+
+def test_own_images_and_captions_are_ranked_and_bad_files_named(app, page):
+    page.goto(app)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as bundle:
+        bundle.writestr("inner/flower.jpg", (gallery.SAMPLES / "flower.jpg").read_bytes() + b"\0")
+        bundle.writestr("../outside.png", picture("red"))
+    coffee = (gallery.SAMPLES / "coffee.jpg").read_bytes() + b"\0"  # other bytes, same picture
+    page.locator(TILE).first.wait_for()
+    upload(
+        page,
+        ("my *espresso* <b>.jpg", coffee),
+        ("again.jpg", coffee),
+        ("photos.zip", archive.getvalue()),
+        ("notes.txt", b"these are words"),
+        ("empty.png", b""),
+    )
+    page.get_by_text("could not be used").wait_for()
+    reasons = page.locator("[data-testid=stSidebar] [data-testid=stExpander]").inner_text()
+    for words in ("again.jpg — duplicate", "notes.txt — not an image", "empty.png", "outside.png"):
+        assert words in reasons
+    choose(page, "Sample gallery", "none")
+    write_captions(page, "a cup of coffee", "an orange flower")
+    names = tile_names(page)
+    assert len(names) == 4  # two images under each of two captions
+    assert names[0] == "my *espresso* <b>.jpg"
+    assert names[2].endswith("inner/flower.jpg")
+    shown = page.locator("[data-testid=stMain]").inner_text().replace("\u2060", "")
+    assert "my *espresso* <b>.jpg" in shown  # as typed, not as markup
+    page.get_by_role("button", name="Clear my images").click()
+    page.get_by_text("No images yet").wait_for()
+
+
+def test_a_private_url_is_blocked_and_a_broken_line_explained(app, page):
+    page.goto(app)
+    page.get_by_text("URLs", exact=True).click()
+    page.get_by_role("textbox", name="One image address a line").fill(
+        f"{app}/logo.png\nhttp://169.254.169.254/latest/meta-data\nexample.org/cat.jpg"
+    )
+    page.get_by_role("button", name="Fetch").click()
+    page.get_by_text("blocked").nth(1).wait_for()
+    settled(page)
+    verdicts = page.locator("[data-testid=stSidebar]").inner_text()
+    assert verdicts.count("blocked") >= 2
+    assert "not a URL" in verdicts
+
+
+def test_captions_for_an_image_are_bars_with_their_shares(app, page):
+    page.goto(app)
+    page.get_by_text("Captions for an image").click()
+    page.locator(".js-plotly-plot").wait_for()
+    settled(page)
+    bars = page.locator("[data-testid=stPlotlyChart]")
+    assert "a cat looking at the camera" in bars.inner_text()
+    assert "Shares add up to 100 %" in page.locator("[data-testid=stMain]").inner_text()
+    write_captions(page, "a cat")
+    page.get_by_text("a share needs at least two").first.wait_for()
+
+
+def test_a_score_card_says_what_the_number_means(app, page):
+    page.goto(app)
+    page.get_by_role("button", name="Score card").first.click()
+    card = page.get_by_role("dialog")
+    card.get_by_text("Caption rank").wait_for()
+    card.locator(".js-plotly-plot").wait_for()
+    text = card.inner_text()
+    for words in (
+        "Cosine",
+        "Percentile",
+        "Logit",
+        "Share",
+        "1 of 14",
+        "1 of 3",
+        "Embedded model",
+        "number 1 of 14",
+    ):
+        assert words in text
+    card.get_by_role("button", name="Its captions").click()
+    card.wait_for(state="detached")
+    page.get_by_text("Shares add up to 100 %").wait_for()
+
+
+def test_downloads_hold_what_is_on_the_page(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    settled(page)
+    table = pd.read_csv(io.BytesIO(download(page, "Ranking (CSV)")), encoding="utf-8-sig")
+    assert len(table) == 3 * len(gallery.samples())
+    assert table.loc[0, ["query", "rank", "name"]].tolist() == [gallery.SAMPLE_CAPTIONS[0], 1, "cat.jpg"]
+    with Image.open(io.BytesIO(download(page, "Grid (PNG)"))) as grid:
+        assert grid.format == "PNG"
+        assert grid.width > 1000
+    with np.load(io.BytesIO(download(page, "Embeddings (.npz)")), allow_pickle=False) as saved:
+        assert saved["images"].shape == (len(gallery.samples()), 384)
+        assert str(saved["checkpoint"]) == "embedded"
+
+
+def test_a_shared_link_brings_back_page_captions_templates_and_samples(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    write_captions(page, "a rocket", "ein Hund & 犬 ++ x")
+    choose(page, "Sample gallery", "space")
+    choose(page, "Prompt template", "a photo of …")
+    page.get_by_text("Images like an image").click()
+    page.get_by_role("heading", name="Most like").wait_for()
+    settled(page)
+    link = page.url
+    assert parse_qs(urlparse(link).query)["checkpoint"] == ["embedded"]
+    other = page.context.browser.new_context().new_page()
+    other.goto(link)
+    other.locator(TILE).first.wait_for()
+    settled(other)
+    box = other.get_by_role("textbox", name="One caption a line")
+    assert box.input_value() == "a rocket\nein Hund & 犬 ++ x"
+    assert sorted(tile_names(other)) == ["deep-field.jpg", "rocket.jpg"]  # and astronaut.jpg is the query
+    assert other.get_by_text("a photo of …").first.is_visible()
+    other.context.close()
+
+
+def test_a_hostile_link_changes_nothing(app, page):
+    query = {
+        "checkpoint": "evil/model",
+        "samples": "../../etc",
+        "direction": "<script>",
+        "template": "x" * 5000,
+    }
+    page.goto(f"{app}/?{urlencode(query)}")
+    page.locator(TILE).first.wait_for()
+    settled(page)
+    assert tile_names(page)[0] == "cat.jpg"
+    assert "evil" not in page.url
+    assert "evil" not in page.locator("[data-testid=stApp]").inner_text()
+
+
+@pytest.mark.parametrize("page", [{"viewport": {"width": 400, "height": 800}}], indirect=True)
+def test_a_phone_shows_the_grid_without_scrolling_sideways(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    settled(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    box = page.locator(TILE).first.bounding_box()
+    assert 0 <= box["x"]
+    assert box["x"] + box["width"] <= 400
+
+
+@pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True)
+def test_the_dark_theme_is_dark_and_its_text_light(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    ground, ink = (
+        page.evaluate(f"getComputedStyle(document.querySelector('[data-testid=stApp]')).{name}")
+        for name in ("backgroundColor", "color")
+    )
+    assert max(map(int, re.findall(r"\d+", ground)[:3])) < 60
+    assert min(map(int, re.findall(r"\d+", ink)[:3])) > 180
+
+
+def test_the_query_image_can_be_an_own_one(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    upload(page, ("twin.jpg", (gallery.SAMPLES / "cat.jpg").read_bytes() + b"\0"))
+    page.get_by_text("Images like an image").click()
+    page.get_by_role("heading", name="Most like").wait_for()
+    settled(page)
+    choose(page, "Image", "twin.jpg")
+    assert tile_names(page)[0] == "cat.jpg"
+
+
+def test_hundreds_of_images_can_be_paged_through_and_filtered(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    upload(page, *((f"{n}.png", picture((n, 255 - n, n // 2), (40, 40))) for n in range(0, 240, 10)))
+    page.get_by_text("of your own").wait_for()
+    write_captions(page, "a cat")
+    settled(page)
+    first = tile_names(page)
+    assert len(first) == 10
+    assert first[0] == "cat.jpg"
+    page.get_by_role("button", name=re.compile("^(Go to )?[Pp]age 2|^2$")).first.click()
+    page.wait_for_timeout(500)
+    settled(page)
+    second = tile_names(page)
+    assert second
+    assert not set(first) & set(second)
+
+
+def test_about_names_every_photographer(app, page):
+    page.goto(f"{app}/about")
+    page.get_by_role("heading", name="Sample photographs").wait_for()
+    assert page.get_by_text("A cosine is not a probability").is_visible()
