@@ -11,7 +11,9 @@ from clipdemo.ui.pages import about, rank
 
 ASSETS = Path(__file__).parent / "assets"
 
-st.set_page_config(page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide", initial_sidebar_state=360)
+st.set_page_config(
+    page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide", initial_sidebar_state=360
+)
 st.logo(str(ASSETS / "icon.png"), size="large")
 st.html(ASSETS / "style.css")
 

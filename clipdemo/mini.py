@@ -153,7 +153,7 @@ def _views(image: Image.Image) -> FloatArray:
     crop = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + square, top + square))
     whole = image.resize((side, side), Image.Resampling.BICUBIC)
     pixels = np.stack([np.asarray(view, dtype=np.float32) for view in (crop, whole)])
-    return ((pixels - 127) / 128).transpose(0, 3, 1, 2)
+    return ((pixels - np.float32(127)) / np.float32(128)).transpose(0, 3, 1, 2)
 
 
 def _image_tower() -> Any:

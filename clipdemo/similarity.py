@@ -25,7 +25,8 @@ def unit(rows: npt.ArrayLike) -> FloatArray:
     """
     wide = np.asarray(rows, dtype=np.float64)
     norms = np.linalg.norm(wide, axis=-1, keepdims=True)
-    return (wide / np.where(norms == 0, 1, norms)).astype(np.float32)
+    rows_of_one: FloatArray = (wide / np.where(norms == 0, 1, norms)).astype(np.float32)
+    return rows_of_one
 
 
 def cosine(images: FloatArray, captions: FloatArray) -> FloatArray:

@@ -13,9 +13,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests import their own small modules by name
 
-from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, square  # noqa: E402
+from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, square
 
-from clipdemo.types import ImageItem  # noqa: E402
+from clipdemo.types import ImageItem
 
 
 def make_item(image: Image.Image, name: str = "image.png") -> ImageItem:

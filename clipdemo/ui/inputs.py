@@ -125,36 +125,59 @@ def _holdings(space: Workspace, samples: tuple[ImageItem, ...], limits: Limits) 
 
 def _checkpoint(shared: Engine) -> str:
     options = list(dict.fromkeys([EMBEDDED, checkpoints.CLIP_BASE, shared.preferred]))
-    if st.session_state.get("checkpoint") not in options:
+    state = st.session_state
+    if state.get("checkpoint") not in options:
         linked = st.query_params.get("checkpoint")
-        st.session_state["checkpoint"] = linked if linked in options else first_checkpoint(shared)
+        state["checkpoint"] = linked if linked in options else first_checkpoint(shared)
+    if shared.loader.status(state["checkpoint"]).state == "failed":
+        state["fallen"], state["checkpoint"] = state["checkpoint"], EMBEDDED
+
+    def retry_if_failed() -> None:
+        if shared.loader.status(state["checkpoint"]).state == "failed":
+            shared.loader.start(state["checkpoint"])
+
     chosen = st.selectbox(
-        "Checkpoint", options, key="checkpoint", format_func=checkpoints.title, help=_about_checkpoints()
+        "Checkpoint",
+        options,
+        key="checkpoint",
+        format_func=checkpoints.title,
+        help=_about_checkpoints(),
+        on_change=retry_if_failed,
     )
     st.query_params["checkpoint"] = chosen
-    _checkpoint_news(shared, chosen)
+    _checkpoint_news(shared, list(dict.fromkeys([chosen, state.get("fallen", chosen), shared.preferred])))
     return chosen
 
 
-def _checkpoint_news(shared: Engine, chosen: str) -> None:
-    """Progress of what is on its way, the switch when it is there, the reason when it is not."""
-    watched = list(dict.fromkeys([chosen, shared.preferred]))
-    # What nobody asked for yet is asked for at the end of this run.
-    busy = any(shared.loader.status(name).state in {"idle", "downloading", "loading"} for name in watched)
+def _checkpoint_news(shared: Engine, watched: list[str]) -> None:
+    """Progress of what is on its way, the switch when it is there, the reason when it is not.
 
-    @st.fragment(run_every=1.0 if busy else None)
+    Args:
+        shared: the engine.
+        watched: checkpoints to tell about; the first is the one in use.
+    """
+
+    def states() -> list[str]:
+        return [shared.loader.status(name).state for name in watched]
+
+    # What nobody asked for yet ("idle") is asked for at the end of this run.
+    before = states()
+    moving = not all(state in {"ready", "failed"} for state in before)
+
+    @st.fragment(run_every=1.0 if moving else None)
     def news() -> None:
         for name in watched:
             status = shared.loader.status(name)
-            if name == EMBEDDED and status.state == "loading":
-                continue  # its cached scores are on the page already
-            views.show_status(name, status)
+            if name != EMBEDDED:  # its cached scores are on the page before it is loaded
+                views.show_status(name, status)
             if status.state == "failed":
                 _failed(shared, name, status.reason)
-            elif status.state == "ready" and name != chosen:
-                title = checkpoints.title(name)
-                st.button(f"{title} is ready: switch to it", on_click=_switch, args=(name,), width="stretch")
-        if busy and all(shared.loader.status(name).state in {"ready", "failed"} for name in watched):
+            elif status.state == "ready" and name not in {watched[0], EMBEDDED}:
+                label = f"{checkpoints.title(name)} is ready: switch to it"
+                if st.button(label, on_click=_switch, args=(name,), width="stretch"):
+                    st.rerun()  # a button in a fragment runs only the fragment
+        now = states()
+        if moving and now != before and (now[0] != before[0] or all(s in {"ready", "failed"} for s in now)):
             st.rerun()
 
     news()

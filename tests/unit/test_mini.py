@@ -66,7 +66,7 @@ def test_a_short_or_empty_caption_is_not_cut(encoder):
 def test_the_checkpoint_says_how_many_weights_it_has(encoder):
     encoder.encode_captions(["load"])
     towers = encoder._towers()
-    assert PARAMETERS == sum(p.numel() for t in (towers.image, towers.text) for p in t.parameters())
+    assert sum(p.numel() for t in (towers.image, towers.text) for p in t.parameters()) == PARAMETERS
 
 
 def test_the_checkpoint_is_known_without_torch():

@@ -115,7 +115,7 @@ def shares_mean_something(matrix: ScoreMatrix) -> bool:
 
 def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[Section]:
     """One ranking with its pages, or the best few images of every caption; returns what is on screen."""
-    chosen = 0
+    chosen: int | None = 0
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if direction == FOR_CAPTION and len(rankings) > 1:
             chosen = _pick_caption(matrix.captions)

@@ -1,0 +1,68 @@
+"""Checkpoints that come from a hub or a folder while visitors are on the page."""
+
+import pytest
+from browsing import TILE, running_app, settled, write_captions
+from stand_in_hub import Fault, StandInHub
+
+from clipdemo.checkpoints import CLIP_BASE
+
+pytestmark = pytest.mark.browser
+
+
+def chosen(page):
+    return page.get_by_role("combobox", name="Checkpoint").input_value()
+
+
+def test_clip_downloads_behind_the_page_and_is_offered_in_one_click(browser, page, colour_clip, tmp_path):
+    with StandInHub({CLIP_BASE: colour_clip}) as hub:
+        hub.faults["model.safetensors"] = Fault(bytes_per_second=60_000)
+        with running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
+            page.goto(app)
+            page.locator(TILE).first.wait_for()
+            page.get_by_text("Downloading CLIP ViT-B/32").wait_for()
+            assert chosen(page) == "Embedded model"
+            before = page.locator("[data-testid=stMain]").inner_text()
+            switch = page.get_by_role("button", name="CLIP ViT-B/32 is ready: switch to it")
+            switch.wait_for()
+            settled(page)
+            # Numbers never change under a presenter's eyes by themselves.
+            assert page.locator("[data-testid=stMain]").inner_text() == before
+            switch.click()
+            page.get_by_text("77 tokens").wait_for()
+            assert chosen(page) == "CLIP ViT-B/32"
+            assert "checkpoint=openai" in page.url
+
+            other = page.context.browser.new_context().new_page()
+            other.goto(app)
+            other.get_by_text("77 tokens").wait_for()  # a new visit starts on it
+            other.context.close()
+
+
+def test_a_download_that_fails_leaves_the_page_working_and_can_be_tried_again(
+    browser, page, colour_clip, tmp_path
+):
+    with StandInHub({CLIP_BASE: colour_clip}) as hub:
+        hub.faults["model.safetensors"] = Fault(corrupt=True, times=1)
+        with running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
+            page.goto(app)
+            page.locator(TILE).first.wait_for()
+            page.get_by_text("is not available").wait_for()
+            page.get_by_role("button", name="Try again").click()
+            page.get_by_role("button", name="CLIP ViT-B/32 is ready: switch to it").wait_for()
+
+
+def test_the_hosts_own_checkpoint_is_what_visits_start_on(browser, page, colour_clip, tmp_path):
+    with running_app(tmp_path / "log", CLIPDEMO_CHECKPOINT=str(colour_clip)) as app:
+        page.goto(app)
+        page.get_by_text("77 tokens").wait_for()
+        write_captions(page, "a red square", "a blue square")
+        assert chosen(page).startswith("colour-clip")
+
+
+def test_a_host_checkpoint_that_cannot_be_used_falls_back_on_the_embedded_model(browser, page, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with running_app(tmp_path / "log", CLIPDEMO_CHECKPOINT=str(tmp_path / "empty")) as app:
+        page.goto(app)
+        page.get_by_text("holds no checkpoint").wait_for()
+        page.locator(TILE).first.wait_for()
+        assert chosen(page) == "Embedded model"
