@@ -71,4 +71,5 @@ def build(encode_sentences: Callable[[Sequence[str]], FloatArray]) -> None:
 @cache
 def _classes() -> FloatArray:
     """(1000, 384) text embeddings of the ImageNet-1k class names."""
-    return np.load(CLASS_EMBEDDINGS, allow_pickle=False).astype(np.float32)
+    rows: FloatArray = np.load(CLASS_EMBEDDINGS, allow_pickle=False).astype(np.float32)
+    return rows

@@ -97,7 +97,7 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templa
             prompt for query in queries for term in query.terms for prompt in templates.fill(term.text)
         )
     )
-    rows = dict(zip(prompts, encoder.encode_captions(prompts), strict=True))
+    rows: dict[str, FloatArray] = dict(zip(prompts, encoder.encode_captions(prompts), strict=True))
 
     def term_row(text: str) -> FloatArray:
         filled = templates.fill(text)

@@ -25,8 +25,7 @@ def unit(rows: npt.ArrayLike) -> FloatArray:
     """
     wide = np.asarray(rows, dtype=np.float64)
     norms = np.linalg.norm(wide, axis=-1, keepdims=True)
-    rows_of_one: FloatArray = (wide / np.where(norms == 0, 1, norms)).astype(np.float32)
-    return rows_of_one
+    return (wide / np.where(norms == 0, 1, norms)).astype(np.float32)
 
 
 def cosine(images: FloatArray, captions: FloatArray) -> FloatArray:
@@ -39,7 +38,8 @@ def cosine(images: FloatArray, captions: FloatArray) -> FloatArray:
     Returns:
         (n_images, n_captions) float32 in [-1, 1].
     """
-    return np.clip(images @ captions.T, -1, 1).astype(np.float32)
+    products: FloatArray = images @ captions.T
+    return products.clip(-1, 1)
 
 
 def logits(cosines: FloatArray, scale: float, bias: float | None = None) -> FloatArray:
@@ -54,7 +54,8 @@ def softmax(values: FloatArray, axis: int = -1) -> FloatArray:
     """Shares along ``axis`` that sum to one; the maximum is subtracted first, so nothing overflows."""
     wide = values.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=axis, keepdims=True)) if wide.size else wide
-    return (powers / powers.sum(axis=axis, keepdims=True)).astype(np.float32)
+    shares: FloatArray = (powers / powers.sum(axis=axis, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def sigmoid(values: FloatArray) -> FloatArray:

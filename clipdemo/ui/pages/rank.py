@@ -132,7 +132,7 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
             help="A percentile says how many in a hundred unrelated image-caption pairs score lower "
             "under this checkpoint.",
         )
-    shown = rankings if chosen is None else rankings[chosen : chosen + 1]
+    shown: Sequence[Ranked] = rankings if chosen is None else rankings[chosen : chosen + 1]
     slot = st.container()
     if chosen is None:
         shown = _page_of(shown, CAPTIONS_A_PAGE, "captions")
