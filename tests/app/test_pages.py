@@ -1,0 +1,148 @@
+"""Every page and every input, through Streamlit's test runner."""
+
+import io
+
+import pytest
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from clipdemo import gallery
+
+
+def picture(colour, form="PNG"):
+    out = io.BytesIO()
+    Image.new("RGB", (64, 48), colour).save(out, form)
+    return out.getvalue()
+
+
+def text_of(app):
+    return "\n".join(str(element.value) for element in [*app.markdown, *app.caption, *app.info, *app.warning])
+
+
+def upload(app, *files):
+    app.file_uploader[0].set_value([(name, data, "image/png") for name, data in files]).run()
+    assert not app.exception
+    return app
+
+
+def test_the_first_visit_ranks_the_gallery(run_app):
+    app = run_app()
+    headings = [m.value.replace("\\", "") for m in app.markdown if m.value.startswith("####")]
+    assert headings == [f"#### {caption}" for caption in gallery.SAMPLE_CAPTIONS]
+    assert "14 images" in text_of(app)
+
+
+def test_the_lint_counts_tokens_and_points_at_weak_spots(run_app):
+    app = run_app()
+    app.text_area(key="captions").set_value("a street without cars\n" + "word " * 300 + "\ncat\ncat").run()
+    lint = text_of(app)
+    assert "6/128 tokens" in lint
+    assert "302/128 tokens" in lint
+    assert "cut off after" in lint
+    assert "~~word" in lint
+    assert "negation" in lint
+    assert "1 duplicate caption was dropped" in lint
+
+
+def test_one_caption_gets_no_share_and_is_told_why(run_app):
+    app = run_app()
+    app.text_area(key="captions").set_value("a cat").run()
+    assert "a share needs at least two" in text_of(app)
+
+
+def test_no_captions_and_no_images_each_say_what_to_do_next(run_app):
+    app = run_app()
+    app.text_area(key="captions").set_value("").run()
+    assert "No captions yet" in text_of(app)
+    app.selectbox(key="samples").set_value("none").run()
+    assert "No images yet" in text_of(app)
+
+
+def test_the_same_file_twice_counts_once_and_is_named(run_app):
+    red = picture("red")
+    app = upload(run_app(), ("a.png", red), ("b.png", red), ("c.txt", b"words"))
+    shown = text_of(app).replace("\\", "").replace("\u2060", "")
+    assert "15 images" in shown
+    assert "b.png** — duplicate: the same file as a.png" in shown
+    assert "c.txt** — not an image" in shown
+
+
+def test_a_full_workspace_says_so_and_keeps_what_it_has(run_app):
+    files = [(f"{n}.png", picture((n, 0, 0))) for n in range(5)]
+    app = upload(run_app(CLIPDEMO_MAX_IMAGES="16"), *files)
+    shown = text_of(app)
+    assert "16 images" in shown
+    assert "16 images is the most" in shown
+
+
+def test_uploads_are_ranked_beside_the_samples(run_app):
+    app = upload(run_app(), ("own.jpg", picture("red", "JPEG")))
+    app.segmented_control(key="direction").set_value("Captions for an image").run()
+    assert any("own.jpg" in option for option in app.selectbox(key="query-image").options)
+
+
+def test_clearing_forgets_everything_the_session_brought(run_app):
+    app = upload(run_app(), ("a.png", picture("red")), ("c.txt", b"words"))
+    next(button for button in app.button if button.label == "Clear my images").click().run()
+    assert "14 images" in text_of(app)
+    assert "c.txt" not in text_of(app)
+
+
+def test_sessions_never_see_each_others_images(run_app):
+    upload(run_app(), ("private.png", picture("red")))
+    assert "private" not in text_of(run_app())
+
+
+def test_own_templates_are_checked_in_words(run_app):
+    app = run_app()
+    app.selectbox(key="template").set_value("own templates").run()
+    app.text_area(key="own_templates").set_value("no slot here").run()
+    assert "where the caption goes" in text_of(app)
+    app.text_area(key="own_templates").set_value("a painting of {}").run()
+    assert "where the caption goes" not in text_of(app)
+    assert not app.exception
+
+
+def test_a_hidden_percentile_says_how_many_it_hides(run_app):
+    app = run_app()
+    app.slider(key="floor").set_value(95).run()
+    assert "of 14 hidden" in text_of(app)
+
+
+def test_a_public_host_can_turn_urls_off(run_app):
+    assert "URLs" in run_app().segmented_control(key="way").options
+    assert "URLs" not in run_app(CLIPDEMO_ALLOW_URLS="0").segmented_control(key="way").options
+
+
+def test_a_wrong_setting_is_a_sentence_not_a_traceback(run_app):
+    app = run_app(CLIPDEMO_MAX_IMAGES="many")
+    assert "CLIPDEMO" in app.error[0].value
+    assert "number above zero" in app.error[0].value
+
+
+@pytest.mark.parametrize(
+    "hostile", ["![x](http://evil/x.png)", "<script>alert(1)</script>", "$\\LaTeX$ :red[x] `y`"]
+)
+def test_captions_reach_markdown_only_escaped(run_app, hostile):
+    app = run_app()
+    app.text_area(key="captions").set_value(f"{hostile}\na cat").run()
+    heading = next(m.value for m in app.markdown if m.value.startswith("#### "))
+    for piece in ("![", "](", "<script", "$", ":red[", "`"):
+        assert f" {piece}" not in heading.replace("\\" + piece[0], "")
+    assert not app.exception
+
+
+def about_alone():
+    from clipdemo.prompts import Templates
+    from clipdemo.ui.pages import about
+    from clipdemo.ui.state import View
+
+    about.show(View(None, (), (), Templates(), "embedded", ()))
+
+
+def test_about_says_what_a_number_means():
+    app = AppTest.from_function(about_alone, default_timeout=60).run()
+    assert not app.exception
+    assert "A cosine is not a probability" in text_of(app)
+    assert "CLIP ViT-B/32" in text_of(app)
+    assert set(app.dataframe[0].value["photograph"]) == {sample.title for sample in gallery.samples()}
