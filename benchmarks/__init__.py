@@ -1,0 +1,1 @@
+"""Measurements beside an alternative, each run with one command; figures, never verdicts."""

@@ -1,0 +1,155 @@
+"""How long a visitor waits, beside an empty Streamlit page in the same browser: ``python -m benchmarks.first_visit``.
+
+Needs the development requirements and a Chromium. Prints medians of several visits, the ratio to the empty
+page, and the resident memory of the server.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
+
+from browsing import CHROMIUM, FLAGS, TILE, free_port, healthy, running_app, settled, wait_until
+
+VISITS = 7
+EMPTY_PAGE = "import streamlit as st\nst.html('<p id=\"here\">here</p>')\n"
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+        folder = Path(scratch)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        with running_app(folder / "log") as app, empty_app(folder) as empty:
+            say("cold server, first ranked grid", visit(browser, app, TILE))
+            time.sleep(20)  # the model warms up
+            pairs = [(visit(browser, app, TILE), visit(browser, empty, "#here")) for _ in range(VISITS)]
+            ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
+            say("warm server, first ranked grid (median)", ours)
+            say("warm server, empty Streamlit page (median)", theirs)
+            print(f"{'ratio to the empty page':48} {ours / theirs:6.2f}")
+            say("server memory, embedded model warm, MB", resident(app), "")
+            hundred_images(browser, app, folder)
+            say("server memory after 100 images, MB", resident(app), "")
+        browser.close()
+
+
+def hundred_images(browser: Browser, app: str, folder: Path) -> None:
+    """Upload until the workspace holds 100 images, then time new captions."""
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.set_default_timeout(180_000)
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    started = time.perf_counter()
+    noise = np.random.default_rng(0)
+    page.locator("[data-testid=stFileUploaderDropzoneInput]").first.set_input_files(
+        [{"name": f"{n}.jpg", "mimeType": "image/jpeg", "buffer": photograph(noise)} for n in range(86)]
+    )
+    page.get_by_text("100 images").first.wait_for()
+    settled(page)
+    say("86 uploads of 12 megapixels, decoded and encoded", time.perf_counter() - started)
+    say(
+        "new caption to new grid, 100 images (median)",
+        statistics.median(new_caption(page, n) for n in range(VISITS)),
+    )
+    page.context.close()
+
+
+def new_caption(page: Page, number: int) -> float:
+    """Seconds from applying a caption never seen before to its heading."""
+    caption = f"a photograph of thing number {number}"
+    box = page.get_by_role("textbox", name="One caption a line")
+    box.fill(caption)
+    started = time.perf_counter()
+    box.press("Control+Enter")
+    page.get_by_role("heading", name=caption).wait_for()
+    took = time.perf_counter() - started
+    settled(page)
+    return took
+
+
+def visit(browser: Browser, address: str, selector: str) -> float:
+    """Seconds from opening the page, with an empty browser cache, to the element."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    started = time.perf_counter()
+    page.goto(address)
+    page.locator(selector).first.wait_for()
+    took = time.perf_counter() - started
+    context.close()
+    return took
+
+
+class empty_app:  # noqa: N801 - reads as a verb in a with statement
+    """A Streamlit page with one word on it, on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.script = folder / "empty.py"
+        self.script.write_text(EMPTY_PAGE)
+
+    def __enter__(self) -> str:
+        """Start it and wait until it is healthy."""
+        port = free_port()
+        command = [sys.executable, "-m", "streamlit", "run", str(self.script), "--server.headless", "true"]
+        command += [
+            "--server.port",
+            str(port),
+            "--server.address",
+            "127.0.0.1",
+            "--browser.gatherUsageStats",
+            "false",
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ready: Callable[[], bool] = lambda: healthy(port)  # noqa: E731
+        wait_until(ready, 60, "the empty page did not start")
+        return f"http://127.0.0.1:{port}"
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.process.terminate()
+        self.process.wait(20)
+
+
+def photograph(noise: np.random.Generator) -> bytes:
+    """A 12-megapixel JPEG that no other call gives."""
+    small = Image.fromarray(noise.integers(0, 255, (60, 80, 3), dtype=np.uint8))
+    out = io.BytesIO()
+    small.resize((4000, 3000), Image.Resampling.BICUBIC).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def resident(address: str) -> float:
+    """Megabytes of resident memory of the server at an address; Linux only."""
+    port = address.rsplit(":", 1)[1]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            command = (status.parent / "cmdline").read_bytes().split(b"\0")
+            if port.encode() in command and b"streamlit" in command:
+                line = next(row for row in status.read_text().splitlines() if row.startswith("VmRSS"))
+                return int(line.split()[1]) / 1000
+        except OSError:
+            continue
+    return float("nan")
+
+
+def say(what: str, figure: float, unit: str = " s") -> None:
+    """One line of the table."""
+    print(f"{what:48} {figure:6.2f}{unit}", flush=True)
+
+
+if __name__ == "__main__":
+    os.chdir(Path(__file__).parents[1])
+    main()
