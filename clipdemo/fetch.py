@@ -1,13 +1,12 @@
 """URL -> bytes; the only file that opens a network connection for images.
 
 Visitors choose the URLs, so the threat is a server talked into visiting its own network. Each hop
-is resolved once, every address in the answer is judged, and the socket is opened to a judged
-address, never to a name that could resolve differently a moment later.
+is resolved once, every address in the answer is judged (:mod:`clipdemo.addresses`), and the socket
+is opened to a judged address, never to a name that could resolve differently a moment later.
 
-requests-hardened gives its ranges of addresses that are not public. Its session is left: it judges
-only the first DNS answer, and bounds neither the lookup, nor slow headers, nor the size of an
-answer. urllib3 speaks HTTP over our own socket, which leaves no proxies, netrc, cookies, retries
-or connection reuse to switch off.
+The session of requests-hardened is left: it judges only the first DNS answer, and bounds neither
+the lookup, nor slow headers, nor the size of an answer. urllib3 speaks HTTP over our own socket,
+which leaves no proxies, netrc, cookies, retries or connection reuse to switch off.
 """
 
 from __future__ import annotations
@@ -15,25 +14,23 @@ from __future__ import annotations
 import functools
 import http.client
 import io
-import re
 import socket
 import ssl
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import urllib3
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES
 from urllib3.connection import HTTPConnection
 
+from clipdemo.addresses import MAX_URL_LENGTH, Address, Target, is_public, not_public
 from clipdemo.errors import (
     BlockedURLError,
     FetchTimeoutError,
@@ -44,19 +41,15 @@ from clipdemo.errors import (
 )
 from clipdemo.images import decode_image
 from clipdemo.limits import MEGABYTE, Limits
-from clipdemo.types import ImageItem, Rejected
+from clipdemo.types import ImageItem
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-Address = IPv4Address | IPv6Address
-
 USER_AGENT = "clipdemo/0.1.0"
 MAX_REDIRECTS = 3
-MAX_URL_LENGTH = 2000
 MAX_CONNECTIONS = 8  # of the whole process
 QUEUE_SECONDS = 30.0  # to wait for one of them; does not count against the URL's own deadline
-_PORTS = {"http": 80, "https": 443}
 _CHUNK = 64 * 1024
 _DEFAULTS = Limits()
 
@@ -65,29 +58,6 @@ _SLOTS = threading.BoundedSemaphore(MAX_CONNECTIONS)
 # system's resolver gives up; no new thread is ever started for it.
 _LOOKUPS = ThreadPoolExecutor(2 * MAX_CONNECTIONS, thread_name_prefix="clipdemo-lookup")
 
-# Names that never are on the public web: not even asked for, so answers say nothing about them.
-_LOCAL_NAMES = (
-    ".localhost",
-    ".local",
-    ".localdomain",
-    ".internal",
-    ".intranet",
-    ".lan",
-    ".home.arpa",
-)
-_DENIED = (
-    *EXTRA_BLOCKED_NET_RANGES,
-    ip_network("0.0.0.0/8"),
-    ip_network("100.64.0.0/10"),  # carrier-grade NAT, holds Alibaba's metadata service
-    ip_network("168.63.129.16/32"),  # Azure's wire server: a public number, yet inside
-    ip_network("169.254.0.0/16"),  # link-local, where most clouds keep their metadata service
-    ip_network("2001::/23"),  # IETF protocols, Teredo among them
-    ip_network("2001:db8::/32"),  # documentation
-    ip_network("2002::/16"),  # 6to4 carries an IPv4 address
-)
-# Everything else in IPv6 is internal, multicast or a wrapped IPv4 address (mapped, NAT64, ...).
-_IPV6_UNICAST = ip_network("2000::/3")
-
 _WIRE_ERRORS = (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError)
 _NOT_IMAGES = {
     "text/html": "a web page",
@@ -95,15 +65,6 @@ _NOT_IMAGES = {
     "application/json": "data",
     "image/svg+xml": "a vector drawing",
 }
-
-
-def is_public(address: Address) -> bool:
-    """Whether the address belongs to the public internet, as far as any list can tell."""
-    if isinstance(address, IPv6Address) and (address.scope_id or address not in _IPV6_UNICAST):
-        return False
-    if any(address in network for network in _DENIED):
-        return False
-    return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
 @functools.cache
@@ -195,7 +156,7 @@ def _follow(url: str, meter: _Meter, network: Network) -> bytes:
 
 def _ask(url: str, meter: _Meter, network: Network) -> bytes | str:
     """One hop: the bytes, or the URL it redirects to."""
-    target = _Target.parse(url)
+    target = Target.parse(url)
     addresses = _judged_addresses(target, meter, network)
     connection = _PinnedConnection(target, addresses, meter, network)
     with _worded(target.host, meter):
@@ -286,74 +247,7 @@ class _Meter:
         return FetchTooLargeError(f"the file is larger than {self.file_bytes / MEGABYTE:g} MB")
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Where one hop goes; only :meth:`parse` makes one."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str
-
-    @property
-    def authority(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
-
-    @classmethod
-    def parse(cls, url: str) -> _Target:
-        """Read a URL strictly: what two parsers could understand differently is refused."""
-        if (problem := _odd_characters(url)) is not None:
-            raise BlockedURLError(problem)
-        try:
-            parts = urllib3.util.parse_url(url)
-        except urllib3.exceptions.LocationParseError as error:
-            raise BlockedURLError("this is no valid web address") from error
-        if parts.scheme not in _PORTS:
-            raise BlockedURLError("only http:// and https:// addresses are fetched")
-        if parts.auth is not None:
-            raise BlockedURLError("the address holds a user name or password; leave them out")
-        port = _PORTS[parts.scheme] if parts.port is None else parts.port
-        if port not in _PORTS.values():
-            raise BlockedURLError(f"port {port} is not fetched; only 80 and 443 are")
-        return cls(parts.scheme, _host(parts.host or ""), port, parts.request_uri)
-
-
-def _odd_characters(url: str) -> str | None:
-    if any(unicodedata.category(character).startswith("C") for character in url):
-        return "the address holds invisible or control characters; type it anew"
-    if any(character.isspace() or character == "\\" for character in url):
-        return "the address holds a space or backslash; one URL a line, a space is written %20"
-    return None
-
-
-def _host(text: str) -> str:
-    """The name or address to look up, in lower case; IPv6 without its brackets."""
-    if text.startswith("["):
-        try:
-            address = IPv6Address(text[1:-1])
-        except ValueError as error:
-            raise BlockedURLError("this is no valid web address") from error
-        if address.scope_id is not None:  # a zone names a network card of this server
-            raise _not_public(str(address))
-        return str(address)
-    # One dot at the end is the same name, but certificates and local names lack it.
-    name = text.lower().removesuffix(".")
-    labels = name.split(".")
-    if len(name) > 253 or not all(re.fullmatch("[a-z0-9_-]{1,63}", label) for label in labels):
-        raise BlockedURLError("this is no valid web address")
-    if len(labels) == 1 or name.endswith(_LOCAL_NAMES):
-        raise _not_public(name)
-    return name
-
-
-def _not_public(host: str) -> BlockedURLError:
-    return BlockedURLError(
-        f"{host} leads to a private or reserved address; only public web addresses are fetched"
-    )
-
-
-def _judged_addresses(target: _Target, meter: _Meter, network: Network) -> list[Address]:
+def _judged_addresses(target: Target, meter: _Meter, network: Network) -> list[Address]:
     """Resolve once, judge all: one private address among the answers blocks the name."""
     lookup = _LOOKUPS.submit(network.resolve, target.host, target.port, type=socket.SOCK_STREAM)
     try:
@@ -366,14 +260,14 @@ def _judged_addresses(target: _Target, meter: _Meter, network: Network) -> list[
     except (OSError, ValueError) as error:
         raise UnreachableURLError(f"{target.host} is not known; check the spelling") from error
     if not all(network.judge(address) for address in addresses):
-        raise _not_public(target.host)
+        raise not_public(target.host)
     return addresses
 
 
 class _PinnedConnection(HTTPConnection):
     """An HTTP(S) connection that can only ever be opened to the judged addresses."""
 
-    def __init__(self, target: _Target, addresses: list[Address], meter: _Meter, network: Network) -> None:
+    def __init__(self, target: Target, addresses: list[Address], meter: _Meter, network: Network) -> None:
         super().__init__(target.host, target.port, timeout=meter.seconds_left())
         self._target, self._addresses = target, addresses[:4]
         self._meter, self._network = meter, network
@@ -402,7 +296,7 @@ class _PinnedConnection(HTTPConnection):
             if sock.getsockname()[0] != str(address):
                 return sock
             sock.close()  # both ends are the same machine: this server under its public address
-            raise _not_public(self._target.host)
+            raise not_public(self._target.host)
         self._meter.seconds_left()
         raise UnreachableURLError(f"{self._target.host} does not accept a connection")
 
@@ -433,54 +327,3 @@ class _MeteredReader(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
-
-
-def parse_urls(text: str, limits: Limits) -> tuple[list[str], list[Rejected]]:
-    """Read pasted URLs, one a line.
-
-    Returns:
-        The URLs in order, at most ``limits.urls``, and what was left out with the reason. A paste
-        of thousands of bad lines ends in one summary: never more than ``2 * limits.urls`` reasons.
-    """
-    urls: list[str] = []
-    rejected: list[Rejected] = []
-    seen: set[str] = set()
-    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
-    lines = [line for line in lines if line]
-    for position, line in enumerate(lines):
-        if len(rejected) >= 2 * limits.urls - 1 and position < len(lines) - 1:
-            left = len(lines) - position
-            reason = f"the other {left} lines were not read; paste at most {limits.urls} URLs"
-            rejected.append(Rejected(_short(line), "too many", reason, "url"))
-            break
-        key = line.partition("#")[0]
-        if (problem := _problem(line)) is not None:
-            rejected.append(Rejected(_short(line), "not a URL", problem, "url"))
-        elif key in seen:
-            reason = "this URL is already in the list"
-            rejected.append(Rejected(_short(line), "duplicate", reason, "url"))
-        elif len(urls) == limits.urls:
-            reason = f"only the first {limits.urls} URLs are fetched; paste the rest afterwards"
-            rejected.append(Rejected(_short(line), "too many", reason, "url"))
-        else:
-            seen.add(key)
-            urls.append(line)
-    return urls, rejected
-
-
-def _problem(line: str) -> str | None:
-    """What keeps a line from being a URL; whether it may be fetched is judged when it is."""
-    if len(line) > MAX_URL_LENGTH:
-        return f"the line has {len(line)} characters; a URL may have {MAX_URL_LENGTH}"
-    if (problem := _odd_characters(line)) is not None:
-        return problem
-    scheme = re.match(r"[a-z][a-z0-9+.-]*:(?=//|[^0-9])", line, re.IGNORECASE)
-    if scheme is None:
-        return "a web address starts with http:// or https://; add https://"
-    if not re.match(r"https?://[^/?#]", line, re.IGNORECASE):
-        return "only web addresses such as https://example.org/cat.jpg are fetched"
-    return None
-
-
-def _short(line: str) -> str:
-    return line if len(line) <= 200 else f"{line[:199]}…"

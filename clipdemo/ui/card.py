@@ -94,7 +94,7 @@ def sentence(hit: Hit, of_images: int, matrix: ScoreMatrix, of_captions: int) ->
     strength = (
         "a strong match"
         if hit.percentile >= 99
-        else "a likely match"
+        else "a possible match"
         if hit.percentile >= 95
         else "a weak match"
         if hit.percentile >= 80

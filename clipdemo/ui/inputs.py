@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from clipdemo import checkpoints, fetch, gallery, sources
+from clipdemo import addresses, checkpoints, fetch, gallery, sources
 from clipdemo.checkpoints import EMBEDDED
 from clipdemo.errors import CaptionError
 from clipdemo.limits import MEGABYTE, Limits
@@ -90,7 +90,7 @@ def _urls(space: Workspace, limits: Limits) -> None:
             "One image address a line", key="url-text", placeholder="https://…", height=100, max_chars=120_000
         )
         if st.form_submit_button("Fetch", width="stretch"):
-            urls, refused = fetch.parse_urls(text or "", limits)
+            urls, refused = addresses.parse_urls(text or "", limits)
             for thing in refused:
                 space.urls[thing.name] = thing
             _fetch(space, urls, limits)

@@ -50,11 +50,12 @@ def show_grid(
         for hit in hits:
             item = items[hit.index]
             with grid.cell():
-                st.image(item.thumbnail, alt=f"rank {hit.rank}: {item.name[:100]}", width="stretch")
-                st.markdown(
-                    f"**{hit.rank}**&ensp;{plain(item.name, 28)}  \n"
-                    f":gray[:small[percentile **{whole(hit.percentile)}**]]  \n"
-                    f":gray[:small[cosine {hit.cosine:.3f}]]"
+                st.image(
+                    item.thumbnail,
+                    caption=f"**{hit.rank}**&ensp;{plain(item.name, 28)}  \n"
+                    f"percentile **{whole(hit.percentile)}**  \ncosine {hit.cosine:.3f}",
+                    alt=f"rank {hit.rank}: {item.name[:100]}",
+                    width="stretch",
                 )
                 st.button(
                     "Score card",

@@ -1,0 +1,176 @@
+"""Which web addresses may be asked for: URLs are read strictly, IP addresses judged.
+
+Nothing here resolves a name or opens a connection; :mod:`clipdemo.fetch` does, for what passes.
+requests-hardened gives its ranges of addresses that are not public; they are extended here.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+import urllib3
+from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES
+
+from clipdemo.errors import BlockedURLError
+from clipdemo.limits import Limits
+from clipdemo.types import Rejected
+
+Address = IPv4Address | IPv6Address
+
+MAX_URL_LENGTH = 2000
+_PORTS = {"http": 80, "https": 443}
+
+# Names that never are on the public web: not even asked for, so answers say nothing about them.
+_LOCAL_NAMES = (
+    ".localhost",
+    ".local",
+    ".localdomain",
+    ".internal",
+    ".intranet",
+    ".lan",
+    ".home.arpa",
+)
+_DENIED = (
+    *EXTRA_BLOCKED_NET_RANGES,
+    ip_network("0.0.0.0/8"),
+    ip_network("100.64.0.0/10"),  # carrier-grade NAT, holds Alibaba's metadata service
+    ip_network("168.63.129.16/32"),  # Azure's wire server: a public number, yet inside
+    ip_network("169.254.0.0/16"),  # link-local, where most clouds keep their metadata service
+    ip_network("2001::/23"),  # IETF protocols, Teredo among them
+    ip_network("2001:db8::/32"),  # documentation
+    ip_network("2002::/16"),  # 6to4 carries an IPv4 address
+)
+# Everything else in IPv6 is internal, multicast or a wrapped IPv4 address (mapped, NAT64, ...).
+_IPV6_UNICAST = ip_network("2000::/3")
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address belongs to the public internet, as far as any list can tell."""
+    if isinstance(address, IPv6Address) and (address.scope_id or address not in _IPV6_UNICAST):
+        return False
+    if any(address in network for network in _DENIED):
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one hop goes; only :meth:`parse` makes one."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """What the Host header says: IPv6 in brackets, the port only if it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Read a URL strictly: what two parsers could understand differently is refused."""
+        if (problem := _odd_characters(url)) is not None:
+            raise BlockedURLError(problem)
+        try:
+            parts = urllib3.util.parse_url(url)
+        except urllib3.exceptions.LocationParseError as error:
+            raise BlockedURLError("this is no valid web address") from error
+        if parts.scheme not in _PORTS:
+            raise BlockedURLError("only http:// and https:// addresses are fetched")
+        if parts.auth is not None:
+            raise BlockedURLError("the address holds a user name or password; leave them out")
+        port = _PORTS[parts.scheme] if parts.port is None else parts.port
+        if port not in _PORTS.values():
+            raise BlockedURLError(f"port {port} is not fetched; only 80 and 443 are")
+        return cls(parts.scheme, _host(parts.host or ""), port, parts.request_uri)
+
+
+def _odd_characters(url: str) -> str | None:
+    if any(unicodedata.category(character).startswith("C") for character in url):
+        return "the address holds invisible or control characters; type it anew"
+    if any(character.isspace() or character == "\\" for character in url):
+        return "the address holds a space or backslash; one URL a line, a space is written %20"
+    return None
+
+
+def _host(text: str) -> str:
+    """The name or address to look up, in lower case; IPv6 without its brackets."""
+    if text.startswith("["):
+        try:
+            address = IPv6Address(text[1:-1])
+        except ValueError as error:
+            raise BlockedURLError("this is no valid web address") from error
+        if address.scope_id is not None:  # a zone names a network card of this server
+            raise not_public(str(address))
+        return str(address)
+    # One dot at the end is the same name, but certificates and local names lack it.
+    name = text.lower().removesuffix(".")
+    labels = name.split(".")
+    if len(name) > 253 or not all(re.fullmatch("[a-z0-9_-]{1,63}", label) for label in labels):
+        raise BlockedURLError("this is no valid web address")
+    if len(labels) == 1 or name.endswith(_LOCAL_NAMES):
+        raise not_public(name)
+    return name
+
+
+def not_public(host: str) -> BlockedURLError:
+    """The error that says so; it names the host as it was asked for, never what it resolved to."""
+    return BlockedURLError(
+        f"{host} leads to a private or reserved address; only public web addresses are fetched"
+    )
+
+
+def parse_urls(text: str, limits: Limits) -> tuple[list[str], list[Rejected]]:
+    """Read pasted URLs, one a line.
+
+    Returns:
+        The URLs in order, at most ``limits.urls``, and what was left out with the reason. A paste
+        of thousands of bad lines ends in one summary: never more than ``2 * limits.urls`` reasons.
+    """
+    urls: list[str] = []
+    rejected: list[Rejected] = []
+    seen: set[str] = set()
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    lines = [line for line in lines if line]
+    for position, line in enumerate(lines):
+        if len(rejected) >= 2 * limits.urls - 1 and position < len(lines) - 1:
+            left = len(lines) - position
+            reason = f"the other {left} lines were not read; paste at most {limits.urls} URLs"
+            rejected.append(Rejected(_short(line), "too many", reason, "url"))
+            break
+        key = line.partition("#")[0]
+        if (problem := _problem(line)) is not None:
+            rejected.append(Rejected(_short(line), "not a URL", problem, "url"))
+        elif key in seen:
+            reason = "this URL is already in the list"
+            rejected.append(Rejected(_short(line), "duplicate", reason, "url"))
+        elif len(urls) == limits.urls:
+            reason = f"only the first {limits.urls} URLs are fetched; paste the rest afterwards"
+            rejected.append(Rejected(_short(line), "too many", reason, "url"))
+        else:
+            seen.add(key)
+            urls.append(line)
+    return urls, rejected
+
+
+def _problem(line: str) -> str | None:
+    """What keeps a line from being a URL; whether it may be fetched is judged when it is."""
+    if len(line) > MAX_URL_LENGTH:
+        return f"the line has {len(line)} characters; a URL may have {MAX_URL_LENGTH}"
+    if (problem := _odd_characters(line)) is not None:
+        return problem
+    scheme = re.match(r"[a-z][a-z0-9+.-]*:(?=//|[^0-9])", line, re.IGNORECASE)
+    if scheme is None:
+        return "a web address starts with http:// or https://; add https://"
+    if not re.match(r"https?://[^/?#]", line, re.IGNORECASE):
+        return "only web addresses such as https://example.org/cat.jpg are fetched"
+    return None
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= 200 else f"{line[:199]}…"
