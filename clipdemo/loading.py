@@ -104,6 +104,11 @@ class Loader:
             self._status[name] = Status("failed", reason=f"{name} could not be loaded ({error})")
         else:
             self._status[name] = Status("ready")
+        finally:
+            if self.status(name).busy:  # an error nobody foresaw; the thread's own report has it
+                self._status[name] = Status(
+                    "failed", reason=f"{name} could not be loaded; see the server's log"
+                )
 
     def _downloading(self, name: str, done: Progress) -> None:
         whole = done.done >= done.total

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 
@@ -100,7 +100,8 @@ def load(
     *,
     workers: int = 2,
     look_ahead: int = 4,
-) -> Iterator[ImageItem | Rejected]:
+    patience: float | None = None,
+) -> Iterator[ImageItem | Rejected | None]:
     """Read and decode in threads, in input order, and only a little ahead of whoever asks.
 
     A source that cannot be used becomes a :class:`Rejected`; the others go on. Closing or dropping
@@ -112,6 +113,8 @@ def load(
         workers: threads; a decoding thread may need 4 bytes a pixel a few times over, a thread that
             waits for the network needs nothing, so URLs may have more.
         look_ahead: sources begun beyond those that the workers have in hand.
+        patience: seconds to wait for the next one; then None is yielded, so that whoever asks can do
+            something else and ask again. Without it, None never comes.
     """
     remaining = iter(sources)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipdemo-load")
@@ -125,7 +128,11 @@ def load(
                     begun.append(source)
             if not begun:
                 return
-            first = begun.popleft()
+            first = begun[0]
+            if isinstance(first, Future) and not wait([first], patience).done:
+                yield None
+                continue
+            begun.popleft()
             yield first.result() if isinstance(first, Future) else first
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import streamlit as st
 
 from clipdemo import addresses, checkpoints, fetch, gallery, sources
@@ -78,8 +80,13 @@ def _bring_images(space: Workspace, limits: Limits) -> None:
 
 def _bring(space: Workspace, files: list[tuple[str, bytes]], kind: str, limits: Limits) -> None:
     """Take the bytes over and empty the widget, so that streamlit drops its own copy."""
-    found = (thing for name, data in files for thing in sources.expand(name, data, kind, limits))
-    space.enqueue(found, limits)
+
+    def found() -> Iterator[Source | Rejected]:
+        files.reverse()
+        while files:  # each file's bytes are let go once it is read
+            yield from sources.expand(*files.pop(), kind, limits)
+
+    space.enqueue(found(), limits)
     space.uploader += 1
     st.rerun()
 

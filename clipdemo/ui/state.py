@@ -19,6 +19,8 @@ from clipdemo.sources import Source
 from clipdemo.types import ImageItem, Rejected
 
 TIME_SLICE = 2.0  # seconds of work between two looks at the grid
+PATIENCE = 0.2  # seconds a visitor's click waits at most for a file that does not come
+_DONE = object()
 URL_WORKERS = 6
 
 
@@ -46,15 +48,18 @@ class Workspace:
     items: dict[str, ImageItem] = field(default_factory=dict)
     rejected: list[Rejected] = field(default_factory=list)
     urls: dict[str, Rejected | ImageItem] = field(default_factory=dict)
-    queue: deque[Iterator[ImageItem | Rejected]] = field(default_factory=deque)
+    queue: deque[Iterator[ImageItem | Rejected | None]] = field(default_factory=deque)
     uploader: int = 0
 
     def enqueue(self, incoming: Iterable[Source | Rejected], limits: Limits, *, workers: int = 2) -> None:
         """Have ``incoming`` read and decoded, a little with every run of the script."""
-        self.queue.append(sources.load(incoming, limits, workers=workers))
+        self.queue.append(sources.load(incoming, limits, workers=workers, patience=PATIENCE))
 
     def take(self, thing: ImageItem | Rejected, samples: tuple[ImageItem, ...], limits: Limits) -> None:
-        """Keep an image, or say why not: a rejected one, a duplicate, or one too many."""
+        """Keep an image, or say why not: a rejected one, a duplicate, or one too many.
+
+        The first one too many empties the queue: what comes after it would be decoded for nothing.
+        """
         if isinstance(thing, ImageItem):
             same = self.items.get(thing.sha256) or next(
                 (sample for sample in samples if sample.sha256 == thing.sha256), None
@@ -63,8 +68,12 @@ class Workspace:
                 reason = f"the same file as {same.name}; it counts once"
                 thing = Rejected(thing.name, "duplicate", reason, thing.source)
             elif len(self.items) + len(samples) >= limits.images:
-                reason = f"the workspace is full: {limits.images} images is the most; clear some first"
+                reason = (
+                    f"the workspace is full: {limits.images} images is the most; this one and all "
+                    "after it were left out; clear some first"
+                )
                 thing = Rejected(thing.name, "too many", reason, thing.source)
+                self.queue.clear()
         if thing.source == "url":
             self.urls[thing.name] = thing
         if isinstance(thing, ImageItem):
@@ -160,24 +169,22 @@ def work(view: View, space: Workspace, limits: Limits) -> None:
     bar = st.sidebar.progress(0.0, _progress_text(view, space, len(missing)))
     while time.monotonic() < until and (space.queue or missing):
         while space.queue and len(missing) < BATCH and time.monotonic() < until:
-            thing = next(space.queue[0], None)
+            thing = next(space.queue[0], _DONE)
             if thing is None:
+                break  # nothing has come yet, a slow URL perhaps
+            if not isinstance(thing, ImageItem | Rejected):
                 space.queue.popleft()
                 continue
             space.take(thing, view.samples, limits)
             if view.encoder and isinstance(thing, ImageItem) and thing.sha256 in space.items:
                 missing += view.encoder.missing([thing])
-            if (
-                sum(known.source != "sample" for known in space.items.values()) + len(view.samples)
-                > limits.images
-            ):
-                space.queue.clear()
         if view.encoder and missing:
             view.encoder.encode_images(missing[:4])
             missing = missing[4:]
-        all_items = len(view.samples) + len(space.items)
-        done = 1 - len(missing) / max(all_items, 1)
-        bar.progress(min(max(done, 0.0), 1.0), _progress_text(view, space, len(missing)))
+        total = len(view.samples) + len(space.items)
+        bar.progress(
+            1 - len(missing) / max(total, len(missing), 1), _progress_text(view, space, len(missing))
+        )
     st.rerun()
 
 

@@ -159,3 +159,17 @@ def test_a_failing_list_of_sources_fails_loudly_and_leaves_no_threads():
     with pytest.raises(RuntimeError, match="list broke"):
         list(load(failing(), LIMITS))
     wait_until_no_loader_threads()
+
+
+def test_whoever_asks_may_do_something_else_while_a_slow_source_is_read():
+    go = threading.Event()
+
+    def slow():
+        go.wait(10)
+        return png()
+
+    things = load([Source("slow.png", "url", slow)], LIMITS, patience=0.01)
+    assert next(things) is None
+    assert next(things) is None
+    go.set()
+    assert [thing.name for thing in things if thing is not None] == ["slow.png"]
