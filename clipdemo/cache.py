@@ -137,12 +137,6 @@ class CachedEncoder:
         held = self._store.find(keys.values())
         return [item for item in items if keys[item.sha256] not in held]
 
-    def missing_captions(self, captions: Sequence[str]) -> list[str]:
-        """The captions that would have to be encoded."""
-        keys = {caption: caption_key(self.checkpoint, caption) for caption in captions}
-        held = self._store.find(keys.values())
-        return [caption for caption in captions if keys[caption] not in held]
-
     def _rows(
         self, keys: list[Key], inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
     ) -> FloatArray:

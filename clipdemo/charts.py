@@ -26,7 +26,7 @@ def caption_bars(
         shares: (n_captions,) probabilities to draw, or None to draw percentiles.
         unit: what the bars measure, for the axis.
     """
-    values = [h.percentile if shares is None else 100 * float(shares[h.index]) for h in hits]
+    values = [h.whole_percentile if shares is None else 100 * float(shares[h.index]) for h in hits]
     names = [_wrapped(captions[hit.index]) for hit in hits]
     figure = go.Figure(
         go.Bar(
@@ -38,7 +38,7 @@ def caption_bars(
             textposition="outside",
             cliponaxis=False,
             customdata=[
-                [_wrapped(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.percentile:.0f}"] for h in hits
+                [_wrapped(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.whole_percentile}"] for h in hits
             ],
             hovertemplate="%{customdata[0]}<br>cosine %{customdata[1]}, percentile %{customdata[2]}<extra></extra>",
         )
@@ -53,7 +53,7 @@ def caption_bars(
             "fixedrange": True,
             "automargin": True,
         },
-        height=110 + 44 * len(hits),
+        height=110 + (44 if len(hits) <= 12 else 30) * len(hits),
         margin={"l": 8, "r": 8, "t": 8, "b": 48},
         showlegend=False,
     )

@@ -64,6 +64,11 @@ def title(checkpoint_id: str) -> str:
     return entry.title if entry else checkpoint_id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
 
 
+def public_id(name: str) -> str:
+    """What a link or a file says of a checkpoint: never a path of the server."""
+    return Path(name).resolve().name if _is_folder(name) else name
+
+
 def preferred(environment: Mapping[str, str] = os.environ) -> str:
     """The checkpoint a new visit should run on once it is ready: ``CLIPDEMO_CHECKPOINT``, else CLIP."""
     return environment.get("CLIPDEMO_CHECKPOINT", "").strip() or CLIP_BASE
@@ -74,7 +79,9 @@ def is_local(name: str) -> bool:
     return name == EMBEDDED or _is_folder(name) or hub.find(name) is not None
 
 
-def load_encoder(name: str, *, on_progress: Callable[[hub.Progress], None] | None = None) -> Encoder:
+def load_encoder(
+    name: str | os.PathLike[str], *, on_progress: Callable[[hub.Progress], None] | None = None
+) -> Encoder:
     """A ready encoder for a checkpoint.
 
     Args:
@@ -84,6 +91,10 @@ def load_encoder(name: str, *, on_progress: Callable[[hub.Progress], None] | Non
     Raises:
         CheckpointError: one of its children, with a sentence that says what to do.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise CheckpointNotFoundError(f"{name!r} is no name of a checkpoint; give a hub name or a folder")
+    if isinstance(name, os.PathLike):
+        return _load_folder(Path(name))
     if name == EMBEDDED:
         return EmbeddedEncoder()
     if _is_folder(name):
@@ -122,7 +133,16 @@ def pick_device() -> str:
 def _load_folder(folder: Path) -> Encoder:
     from clipdemo.encoder import Origin, TransformersEncoder
 
-    origin = Origin(str(folder), "local", _fingerprint(folder), "folder")
+    if not folder.is_dir():
+        raise CheckpointNotFoundError(f"there is no folder {folder.name!r}")
+    try:
+        fingerprint = _fingerprint(folder)
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"the files of {folder.name} cannot be read ({error.strerror})"
+        ) from error
+    # Visitors see the id: the folder's name, not the server's path.
+    origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
     return TransformersEncoder(folder, origin, device=pick_device())
 
 

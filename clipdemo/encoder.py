@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 
@@ -38,7 +40,18 @@ FAMILIES = {
     "siglip": ("SiglipModel", "SiglipImageProcessorPil"),
     "siglip2": ("Siglip2Model", "Siglip2ImageProcessorPil"),
 }
-_BROKEN = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, EOFError, UnpicklingError)
+_BROKEN = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,  # also RecursionError
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+    StrictDataclassError,
+)
 
 
 @dataclass(frozen=True)
@@ -98,18 +111,20 @@ class TransformersEncoder:
                 output_loading_info=True,
                 dtype=self._dtype,
             )
+            self._model: Any = model.eval().to(self._device)
+            self._limit = int(model.config.text_config.max_position_embeddings)
+            self.checkpoint = self._describe(origin)
         except _BROKEN as error:
             raise CorruptCheckpointError(
-                f"the files of {origin.id} are broken or incomplete; remove its folder "
-                f"{folder} and load it again ({type(error).__name__})"
+                f"the files of {origin.id} are broken or incomplete; remove its folder and load it again "
+                f"({type(error).__name__})"
             ) from error
         if report["missing_keys"] or report["mismatched_keys"]:
             raise CorruptCheckpointError(
                 f"{origin.id} lacks weights that its configuration names; it cannot be used"
             )
-        self._model: Any = model.eval().to(self._device)
-        self._limit = int(model.config.text_config.max_position_embeddings)
-        self.checkpoint = self._describe(origin)
+        # Truncation and padding are state of the tokenizer: two threads at once would mix them up.
+        self._tokenizing = threading.Lock()
 
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows."""
@@ -129,7 +144,7 @@ class TransformersEncoder:
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the image tower is fed: pixel values, and for NaFlex checkpoints masks and shapes."""
-        batch = self._processor(list(images), return_tensors="pt").to(self._device)
+        batch = self._processor([_no_strip(image) for image in images], return_tensors="pt").to(self._device)
         return {
             name: value.to(self._dtype) if value.is_floating_point() else value
             for name, value in batch.items()
@@ -138,16 +153,17 @@ class TransformersEncoder:
     def caption_inputs(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """What the text tower is fed: lower-cased and padded as the family was trained."""
         clip = self._family == "clip"
-        batch = self._tokenizer(
-            [self._prepared(caption) for caption in captions],
-            # CLIP reads its end token wherever it stands, so short captions need no 77 columns; SigLIP
-            # pools the last position and was trained on full width.
-            padding="longest" if clip else "max_length",
-            truncation=True,
-            max_length=self._limit,
-            return_tensors="pt",
-            return_attention_mask=clip,
-        ).to(self._device)
+        with self._tokenizing:
+            batch = self._tokenizer(
+                [self._prepared(caption) for caption in captions],
+                # CLIP reads its end token wherever it stands, so short captions need no 77 columns; SigLIP
+                # pools the last position and was trained on full width.
+                padding="longest" if clip else "max_length",
+                truncation=True,
+                max_length=self._limit,
+                return_tensors="pt",
+                return_attention_mask=clip,
+            ).to(self._device)
         names = ("input_ids", "attention_mask") if clip else ("input_ids",)
         return {name: batch[name] for name in names}
 
@@ -169,7 +185,8 @@ class TransformersEncoder:
         return caption if self._family == "clip" else caption.lower()
 
     def _count(self, caption: str) -> int:
-        return len(self._tokenizer(self._prepared(caption), truncation=False, verbose=False).input_ids)
+        with self._tokenizing:
+            return len(self._tokenizer(self._prepared(caption), truncation=False, verbose=False).input_ids)
 
     def _unit(self, rows: torch.Tensor) -> FloatArray:
         return similarity.unit(rows.float().cpu().numpy())
@@ -193,6 +210,18 @@ class TransformersEncoder:
         )
 
 
+def _no_strip(image: Image.Image) -> Image.Image:
+    """The middle of an image longer than 20 times its width.
+
+    The processors enlarge the shorter side to the model's; a strip of one pixel would fill the memory.
+    """
+    most = 20 * min(image.size)
+    if max(image.size) <= most:
+        return image
+    left, top = max(0, (image.width - most) // 2), max(0, (image.height - most) // 2)
+    return image.crop((left, top, image.width - left, image.height - top))
+
+
 def read_family(folder: Path, checkpoint_id: str) -> str:
     """The ``model_type`` of a checkpoint, if it is one we know; torch is not involved.
 
@@ -205,7 +234,7 @@ def read_family(folder: Path, checkpoint_id: str) -> str:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(f"{checkpoint_id} holds no checkpoint (no config.json)") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptCheckpointError(f"the configuration of {checkpoint_id} cannot be read") from error
     family = config.get("model_type") if isinstance(config, dict) else None
     if family not in FAMILIES:

@@ -117,6 +117,8 @@ def decode_image(
         NotAnImageError: no image, a format we do not read, or a broken file.
         ImageTooLargeError: more bytes or pixels than the limits.
     """
+    if not isinstance(data, bytes):
+        raise NotAnImageError(f"an image is decoded from bytes, not from {type(data).__name__}")
     if len(data) > limits.file_bytes:
         raise ImageTooLargeError(
             f"the file has {len(data):,} bytes; the limit is {limits.file_bytes:,}; "

@@ -45,15 +45,15 @@ class Limits:
         return cls(
             images=int(_number(environment, "CLIPDEMO_MAX_IMAGES", cls.images)),
             captions=int(_number(environment, "CLIPDEMO_MAX_CAPTIONS", cls.captions)),
-            file_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_MAX_FILE_MB", 20)),
+            file_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_MAX_FILE_MB", 20.0)),
             urls=int(_number(environment, "CLIPDEMO_MAX_URLS", cls.urls)),
             url_seconds=_number(environment, "CLIPDEMO_URL_SECONDS", cls.url_seconds),
             urls_allowed=_switch(environment, "CLIPDEMO_ALLOW_URLS", cls.urls_allowed),
-            cache_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_CACHE_MB", 256)),
+            cache_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_CACHE_MB", 256, least=4)),
         )
 
 
-def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+def _number(environment: Mapping[str, str], name: str, default: float, least: float = 0) -> float:
     text = environment.get(name, "").strip()
     if not text:
         return default
@@ -61,8 +61,9 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < 1e9:
-        raise SettingError(f"{name} is {text!r}; it must be a number above zero")
+    least = max(least, 1 if isinstance(default, int) else 1e-3)
+    if not least <= value < 1e9:
+        raise SettingError(f"{name} is {text!r}; it must be a number of at least {least:g}")
     return value
 
 

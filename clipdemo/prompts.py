@@ -11,6 +11,7 @@ from clipdemo.errors import CaptionError
 MAX_CAPTION_CHARACTERS = 2_000
 MAX_TERMS = 8
 MAX_TEMPLATES = 20
+MAX_NOTES = 10
 # "++ words" adds and "-- words" subtracts; the doubled sign between spaces is rare in captions.
 _TERM = re.compile(r"(?:^|(?<=\s))(\+\+|--)(?=\s|$)")
 _WEIGHT = re.compile(r"\s*\^\s*(\d+(?:\.\d+)?)\s*$")
@@ -85,7 +86,12 @@ class Query:
 
     @classmethod
     def plain(cls, caption: str) -> Query:
-        """The caption as it stands, whatever signs it holds."""
+        """The caption as it stands, whatever signs it holds.
+
+        Raises:
+            CaptionError: no words, or characters that are no text.
+        """
+        _check(caption)
         return cls(caption, (Term(caption, 1.0),))
 
     @classmethod
@@ -95,6 +101,7 @@ class Query:
         Raises:
             CaptionError: a sign without words, a weight outside 0-10, too many terms, nothing to add.
         """
+        _check(line)
         parts = _TERM.split(line)
         if len(parts) == 1:
             return cls.plain(line)
@@ -113,6 +120,11 @@ class Query:
             terms.append(Term(text, weight if sign == "++" else -weight))
         if len(terms) > MAX_TERMS:
             raise CaptionError(f"{line[:60]!r} has {len(terms)} terms; at most {MAX_TERMS} are read")
+        together: dict[str, float] = {}
+        for term in terms:
+            together[term.text.lower()] = together.get(term.text.lower(), 0) + term.weight
+        if not any(together.values()):
+            raise CaptionError(f"{line[:60]!r}: what is added and removed cancels out")
         if all(term.weight < 0 for term in terms):
             raise CaptionError(f"{line[:60]!r} only removes; say first what to look for")
         return cls(line, tuple(terms))
@@ -125,6 +137,13 @@ class Query:
     def cancelled(self) -> CaptionError:
         """The error for a query whose terms add up to nothing."""
         return CaptionError(f"{self.line[:60]!r}: what is added and removed cancels out")
+
+
+def _check(caption: object) -> None:
+    if not isinstance(caption, str) or not caption.strip():
+        raise CaptionError(f"{caption!r} is no caption; write a few words")
+    if any("\ud800" <= letter <= "\udfff" for letter in caption):
+        raise CaptionError(f"{caption[:60]!a} holds characters that are no text (lone surrogates)")
 
 
 @dataclass(frozen=True)
@@ -172,7 +191,7 @@ def read_captions(text: str, limit: int) -> CaptionLines:
         notes.append(f"{twice} duplicate caption{'s were' if twice > 1 else ' was'} dropped.")
     if over:
         notes.append(f"{over} more caption{'s' if over > 1 else ''} left out; {limit} is the most.")
-    return CaptionLines(tuple(captions), tuple(notes))
+    return CaptionLines(tuple(captions), tuple(dict.fromkeys(notes))[-MAX_NOTES:])
 
 
 _WEAKNESSES: Sequence[tuple[str, re.Pattern[str]]] = (

@@ -48,7 +48,9 @@ def ranking_csv(rankings: Sequence[Ranked], checkpoint: Checkpoint, templates: T
             "name": ranking.names[hit.index],
             "cosine": round(hit.cosine, 6),
             "percentile": round(hit.percentile, 2),
-            "probability": "" if ranking.shares is None else round(float(ranking.shares[hit.index]), 6),
+            "sigmoid" if checkpoint.logit_bias is not None else "share": ""
+            if ranking.shares is None
+            else round(float(ranking.shares[hit.index]), 6),
             "sha256": ranking.hashes[hit.index] if ranking.hashes else "",
             "checkpoint": checkpoint.id,
             "revision": checkpoint.revision,
@@ -105,7 +107,7 @@ def _draw_tile(
     fitted.thumbnail((_TILE, _TILE))
     canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
     _write(draw, (left, top + _TILE + 6), f"{hit.rank}  {item.name}", 17, _TILE)
-    score = f"cosine {hit.cosine:.3f} · percentile {hit.percentile:.0f}"
+    score = f"cosine {hit.cosine:.3f} · percentile {hit.whole_percentile}"
     _write(draw, (left, top + _TILE + 28), score, 15, _TILE, _FAINT)
 
 

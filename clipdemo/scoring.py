@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipdemo import similarity
+from clipdemo.errors import CaptionError, ImageError
 from clipdemo.prompts import Query, Templates
 from clipdemo.similarity import FloatArray
 from clipdemo.types import Encoder, Hit, ImageItem, PairScore, ScoreMatrix
@@ -27,7 +28,7 @@ def score_matrix(
     Args:
         encoder: from ``load_encoder``.
         images: the rows.
-        captions: the columns; each may carry weighted terms (see ``prompts.parse_query``).
+        captions: the columns; each may carry weighted terms (see ``prompts.Query``).
         templates: prompt templates each caption is put into; several are ensembled.
 
     Returns:
@@ -35,8 +36,10 @@ def score_matrix(
 
     Raises:
         CaptionError: a caption whose weighted terms cannot be read, or cancel each other out.
+        ImageError: an image that does not come from ``decode_image`` or ``fetch_image``.
         CheckpointError: the encoder's weights cannot be used.
     """
+    _check(images, captions)
     queries = [Query.parse(caption) for caption in captions]
     rows = encode_queries(encoder, queries, templates)
     cosine = similarity.cosine(encoder.encode_images(images), rows)
@@ -53,11 +56,13 @@ def score_pairs(encoder: Encoder, pairs: Sequence[tuple[ImageItem, str]]) -> lis
     Returns:
         One score per pair, in the order given.
     """
+    _check([image for image, _ in pairs], [])
     images = list({image.sha256: image for image, _ in pairs}.values())
     captions = list(dict.fromkeys(caption for _, caption in pairs))
     row_of = {image.sha256: row for row, image in enumerate(images)}
     column_of = {caption: column for column, caption in enumerate(captions)}
-    cosine = similarity.cosine(encoder.encode_images(images), encoder.encode_captions(captions))
+    queries = [Query.plain(caption) for caption in captions]
+    cosine = similarity.cosine(encoder.encode_images(images), encode_queries(encoder, queries, AS_TYPED))
     by_image, by_caption = similarity.ranks(cosine, axis=1), similarity.ranks(cosine, axis=0)
     scores = []
     for position, (image, caption) in enumerate(pairs):
@@ -67,6 +72,16 @@ def score_pairs(encoder: Encoder, pairs: Sequence[tuple[ImageItem, str]]) -> lis
             PairScore(position, float(cosine[at]), int(by_image[at]), int(by_caption[at]), truncated)
         )
     return scores
+
+
+def _check(images: Sequence[ImageItem], captions: Sequence[str]) -> None:
+    if isinstance(captions, str):
+        raise CaptionError(f"captions is one string, {captions[:60]!r}; give a list of captions")
+    for position, image in enumerate(images):
+        if not isinstance(image, ImageItem):
+            raise ImageError(
+                f"image {position} is of the type {type(image).__name__}; make it with decode_image"
+            )
 
 
 def rank(cosines: FloatArray, background: FloatArray) -> list[Hit]:

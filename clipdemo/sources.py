@@ -143,6 +143,9 @@ def _load_one(source: Source, limits: Limits) -> ImageItem | Rejected:
         return decode_image(source.read(), source.name, source=source.kind, limits=limits)
     except ClipdemoError as error:
         return Rejected(source.name, error.verdict, str(error), source.kind)
+    except MemoryError:
+        reason = "this machine has not enough memory for it; make it smaller"
+        return Rejected(source.name, "too large", reason, source.kind)
 
 
 def _unpacked_limit(archive_bytes: int, limits: Limits) -> int:

@@ -5,6 +5,7 @@ Only ``similarity`` (pure NumPy) is imported; no framework, no input or output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -82,11 +83,6 @@ class Checkpoint:
     logit_bias: float | None
     parameters: int
     source: str
-
-    @property
-    def name(self) -> str:
-        """A short name for people, without the path or the organisation."""
-        return self.id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True)
@@ -173,6 +169,11 @@ class Hit:
     index: int
     cosine: float
     percentile: float
+
+    @property
+    def whole_percentile(self) -> int:
+        """For people: rounded down, so that 100 means above every pair of the background."""
+        return math.floor(self.percentile)
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,11 @@ def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> No
     """Open the dialog; does nothing when the pair has left the workspace."""
     row = next((n for n, item in enumerate(matrix.images) if item.sha256 == wanted.sha256), None)
     if row is None or (wanted.caption is not None and wanted.caption not in matrix.captions):
+        close()
         return
 
-    @st.dialog("Score card", width="large")
+    # Until it is dismissed it is drawn by every run, so that work in the background does not close it.
+    @st.dialog("Score card", width="large", on_dismiss=close)
     def dialog() -> None:
         item = matrix.images[row]
         left, right = st.columns([2, 3], gap="medium")
@@ -50,6 +52,11 @@ def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> No
     dialog()
 
 
+def close() -> None:
+    """Forget which pair is explained."""
+    st.session_state.pop("card", None)
+
+
 def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Background) -> None:
     row, column = at
     checkpoint = matrix.checkpoint
@@ -64,7 +71,7 @@ def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Bac
             "It is not a probability, and not comparable between checkpoints.",
         ),
         "Percentile": (
-            f"{views.whole(hit.percentile)}",
+            f"{hit.whole_percentile}",
             f"How many in a hundred of {scale.captions.size} unrelated pairs "
             "(sample photographs × everyday captions) score lower under the same checkpoint and template.",
         ),
@@ -85,7 +92,7 @@ def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Bac
         key="card-histogram",
         config={"displayModeBar": False},
         alt=f"Cosines of {scale.captions.size} unrelated pairs; this pair has {hit.cosine:.3f}, "
-        f"percentile {views.whole(hit.percentile)}",
+        f"percentile {hit.whole_percentile}",
     )
 
 
@@ -98,14 +105,14 @@ def sentence(hit: Hit, of_images: int, matrix: ScoreMatrix, of_captions: int) ->
         if hit.percentile >= 95
         else "a weak match"
         if hit.percentile >= 80
-        else "no better than chance"
+        else "not told apart from unrelated pairs"
     )
     places = f"number {of_images} of {len(matrix.images)} images for this caption"
     if len(matrix.captions) > 1:
         places += f", and the caption is number {of_captions} of {len(matrix.captions)} for this image"
     title = views.plain(checkpoints.title(matrix.checkpoint.id))
     return (
-        f"Under {title} this is **{strength}**: it scores higher than {views.whole(hit.percentile)} in 100 "
+        f"Under {title} this is **{strength}**: it scores higher than {hit.whole_percentile} in 100 "
         "unrelated pairs. "
         f"The image is {places}."
     )
@@ -137,7 +144,7 @@ def _logit_meaning(checkpoint: Checkpoint) -> str:
 def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
     title = views.plain(checkpoints.title(checkpoint.id))
     st.markdown(
-        f"Under {title} this image is closer to the query image than {views.whole(hit.percentile)} in 100 pairs of "
+        f"Under {title} this image is closer to the query image than {hit.whole_percentile} in 100 pairs of "
         "unrelated sample photographs are to each other."
     )
     views.metric_row(
@@ -147,7 +154,7 @@ def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
                 "Between two images; image-image cosines are higher than image-caption ones.",
             ),
             "Percentile": (
-                f"{views.whole(hit.percentile)}",
+                f"{hit.whole_percentile}",
                 f"Against {scale.images.size} ordered pairs of sample photographs.",
             ),
             "Rank": (f"{hit.rank}", "Place among the other images of the workspace."),
@@ -170,9 +177,11 @@ def _actions(item: ImageItem) -> None:
         ):
             if st.button(label, key=f"go-{direction}"):
                 st.session_state["next"] = (item.sha256, direction)
+                close()
                 st.rerun()
         if item.source != "sample" and st.button(
             "Remove", key="remove", help="Take this image out of the workspace"
         ):
-            workspace().items.pop(item.sha256, None)
+            workspace().remove(item.sha256)
+            close()
             st.rerun()

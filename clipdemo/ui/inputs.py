@@ -39,6 +39,7 @@ def sidebar(shared: Engine, space: Workspace) -> View:
                 "One caption a line",
                 value="\n".join(gallery.SAMPLE_CAPTIONS),
                 height=132,
+                max_chars=150_000,
                 key="captions",
                 bind="query-params",
                 help="Press Ctrl+Enter to apply. A line may add and remove: "
@@ -75,7 +76,12 @@ def _bring_images(space: Workspace, limits: Limits) -> None:
             label_visibility="collapsed",
         )
         if dropped:
-            _bring(space, [(file.name, file.getvalue()) for file in dropped], "upload", limits)
+            for _ in dropped[limits.images :][:1]:
+                reason = f"{len(dropped)} files at once; the first {limits.images} were taken"
+                space.rejected.append(Rejected("the drop", "too many", reason, "upload"))
+            _bring(
+                space, [(file.name, file.getvalue()) for file in dropped[: limits.images]], "upload", limits
+            )
 
 
 def _bring(space: Workspace, files: list[tuple[str, bytes]], kind: str, limits: Limits) -> None:
@@ -101,14 +107,15 @@ def _urls(space: Workspace, limits: Limits) -> None:
             for thing in refused:
                 space.urls[thing.name] = thing
             _fetch(space, urls, limits)
-    failed = [url for url, found in space.urls.items() if _worth_retrying(found)]
+    failed = [url for url, found in space.urls.items() if _worth_retrying(found)][: limits.urls]
     if failed and st.button(f"Retry {len(failed)} that failed", width="stretch"):
         _fetch(space, failed, limits)
     views.show_url_verdicts(space.urls)
 
 
 def _worth_retrying(found: Rejected | ImageItem) -> bool:
-    return isinstance(found, Rejected) and found.verdict not in {"duplicate", "not a URL", "blocked"}
+    settled = {"duplicate", "not a URL", "blocked", "too many"}
+    return isinstance(found, Rejected) and found.verdict not in settled
 
 
 def _fetch(space: Workspace, urls: list[str], limits: Limits) -> None:
@@ -131,11 +138,13 @@ def _holdings(space: Workspace, samples: tuple[ImageItem, ...], limits: Limits) 
 
 
 def _checkpoint(shared: Engine) -> str:
-    options = list(dict.fromkeys([EMBEDDED, checkpoints.CLIP_BASE, shared.preferred]))
+    options = list(dict.fromkeys([EMBEDDED, shared.preferred]))
+    by_link = {checkpoints.public_id(name): name for name in options}
     state = st.session_state
     if state.get("checkpoint") not in options:
-        linked = st.query_params.get("checkpoint")
-        state["checkpoint"] = linked if linked in options else first_checkpoint(shared)
+        asked = st.query_params.get("checkpoint", "")
+        state["checkpoint"] = by_link.get(asked) or first_checkpoint(shared)
+        state["link-asked-for"] = "" if asked in by_link else asked
     if shared.loader.status(state["checkpoint"]).state == "failed":
         state["fallen"], state["checkpoint"] = state["checkpoint"], EMBEDDED
 
@@ -151,7 +160,12 @@ def _checkpoint(shared: Engine) -> str:
         help=_about_checkpoints(),
         on_change=retry_if_failed,
     )
-    st.query_params["checkpoint"] = chosen
+    if state.get("link-asked-for"):
+        asked = views.plain(state["link-asked-for"], 60)
+        st.caption(
+            f":orange[The link asked for {asked}], which is not on offer here; the scores are other ones."
+        )
+    st.query_params["checkpoint"] = checkpoints.public_id(chosen)
     _checkpoint_news(shared, list(dict.fromkeys([chosen, state.get("fallen", chosen), shared.preferred])))
     return chosen
 

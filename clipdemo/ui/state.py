@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from clipdemo.types import ImageItem, Rejected
 
 TIME_SLICE = 2.0  # seconds of work between two looks at the grid
 PATIENCE = 0.2  # seconds a visitor's click waits at most for a file that does not come
+MAX_VERDICTS = 500  # on files, and on URLs, that a session keeps
 _DONE = object()
 URL_WORKERS = 6
 
@@ -43,6 +45,8 @@ class Workspace:
         urls: the latest verdict on each URL.
         queue: what is still to be read and decoded.
         uploader: goes up to empty the upload widgets, so that streamlit drops the originals.
+        lock: held while the queue is worked on; after a click, the old run of the script may still be
+            in the middle of a step while the new one begins.
     """
 
     items: dict[str, ImageItem] = field(default_factory=dict)
@@ -50,10 +54,12 @@ class Workspace:
     urls: dict[str, Rejected | ImageItem] = field(default_factory=dict)
     queue: deque[Iterator[ImageItem | Rejected | None]] = field(default_factory=deque)
     uploader: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def enqueue(self, incoming: Iterable[Source | Rejected], limits: Limits, *, workers: int = 2) -> None:
         """Have ``incoming`` read and decoded, a little with every run of the script."""
-        self.queue.append(sources.load(incoming, limits, workers=workers, patience=PATIENCE))
+        with self.lock:
+            self.queue.append(sources.load(incoming, limits, workers=workers, patience=PATIENCE))
 
     def take(self, thing: ImageItem | Rejected, samples: tuple[ImageItem, ...], limits: Limits) -> None:
         """Keep an image, or say why not: a rejected one, a duplicate, or one too many.
@@ -69,25 +75,36 @@ class Workspace:
                 thing = Rejected(thing.name, "duplicate", reason, thing.source)
             elif len(self.items) + len(samples) >= limits.images:
                 reason = (
-                    f"the workspace is full: {limits.images} images is the most; this one and all "
+                    f"the workspace is full: {limits.images} images, samples included, is the most; this one and all "
                     "after it were left out; clear some first"
                 )
                 thing = Rejected(thing.name, "too many", reason, thing.source)
                 self.queue.clear()
-        if thing.source == "url":
+        if thing.source == "url" and not isinstance(self.urls.get(thing.name), ImageItem):
             self.urls[thing.name] = thing
+            for old in list(self.urls)[:-MAX_VERDICTS]:
+                del self.urls[old]
         if isinstance(thing, ImageItem):
             self.items[thing.sha256] = thing
         elif thing.source != "url":
             self.rejected.append(thing)
+            del self.rejected[:-MAX_VERDICTS]
 
     def clear(self) -> None:
         """Forget everything the session brought."""
-        self.items.clear()
-        self.rejected.clear()
-        self.urls.clear()
-        self.queue.clear()
-        self.uploader += 1
+        with self.lock:
+            self.items.clear()
+            self.rejected.clear()
+            self.urls.clear()
+            self.queue.clear()
+            self.uploader += 1
+
+    def remove(self, sha256: str) -> None:
+        """Forget one image."""
+        with self.lock:
+            item = self.items.pop(sha256, None)
+            if item:
+                self.urls.pop(item.name, None)
 
 
 @dataclass(frozen=True)
@@ -162,9 +179,14 @@ def work(view: View, space: Workspace, limits: Limits) -> None:
     The page has already shown what it can. Decoding goes on in the pool's threads while this one encodes;
     an interaction of the visitor interrupts between two images, and nothing done is lost.
     """
+    if space.queue or (view.encoder and view.encoder.missing(view.items)):
+        with space.lock:
+            _work(view, space, limits)
+        st.rerun()
+
+
+def _work(view: View, space: Workspace, limits: Limits) -> None:
     missing = view.encoder.missing(view.items) if view.encoder else []
-    if not space.queue and not missing:
-        return
     until = time.monotonic() + TIME_SLICE
     bar = st.sidebar.progress(0.0, _progress_text(view, space, len(missing)))
     while time.monotonic() < until and (space.queue or missing):
@@ -185,7 +207,6 @@ def work(view: View, space: Workspace, limits: Limits) -> None:
         bar.progress(
             1 - len(missing) / max(total, len(missing), 1), _progress_text(view, space, len(missing))
         )
-    st.rerun()
 
 
 def _progress_text(view: View, space: Workspace, missing: int) -> str:

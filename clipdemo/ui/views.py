@@ -1,11 +1,10 @@
-"""Domain objects become page elements: ``show_grid``, ``show_score_card``, ``show_lint`` and the like.
+"""Domain objects become page elements: ``show_grid``, ``show_lint``, ``show_rejected`` and the like.
 
 Names and captions come from outside: they reach Markdown only through ``plain``.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from clipdemo.prompts import Query, weaknesses
 from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
-_SIGNS = re.compile(r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()")
+_SIGNS = re.compile(r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()|(?<=@)|(?<=www)(?=\.)", re.IGNORECASE)
 
 
 def plain(text: str, most: int = 120) -> str:
@@ -27,14 +26,10 @@ def plain(text: str, most: int = 120) -> str:
     short = " ".join(text.split())
     if len(short) > most:
         short = short[: most - 1] + "…"
-    # A word joiner keeps two signs from being set as one: "--" as a dash, "..." as an ellipsis.
+    # A word joiner keeps two signs from being set as one ("--" as a dash, "..." as an ellipsis), and
+    # "www." or an e-mail address from becoming a link.
     apart = _SIGNS.sub("\u2060", short)
     return _PUNCTUATION.sub(r"\\\1", apart)
-
-
-def whole(percentile: float) -> str:
-    """A percentile without decimals, rounded down: 100 means above every pair of the background."""
-    return f"{math.floor(percentile)}"
 
 
 def show_grid(
@@ -53,7 +48,7 @@ def show_grid(
                 st.image(
                     item.thumbnail,
                     caption=f"**{hit.rank}**&ensp;{plain(item.name, 28)}  \n"
-                    f"percentile **{whole(hit.percentile)}**  \ncosine {hit.cosine:.3f}",
+                    f"percentile **{hit.whole_percentile}**  \ncosine {hit.cosine:.3f}",
                     alt=f"rank {hit.rank}: {item.name[:100]}",
                     width="stretch",
                 )
@@ -91,7 +86,7 @@ def show_lint(
             )
             about.append("read as " + " ".join(terms))
         if counts and len(captions) > 1:
-            about.insert(0, plain(caption, 28))
+            about.insert(0, f"\u2068{plain(caption, 28)}\u2069")  # isolated: it may run right to left
         about += [f":orange[reads badly] {words}" for words in weaknesses(caption)]
         lines.append(" · ".join(about))
     if len(captions) == 1:
@@ -109,7 +104,9 @@ def show_rejected(rejected: Sequence[Rejected]) -> None:
     """What could not be used, each with its reason."""
     if not rejected:
         return
-    with st.expander(f"{len(rejected)} could not be used", expanded=True, icon=":material/block:"):
+    with st.expander(
+        f"{len(rejected)} could not be used", expanded=len(rejected) <= 8, icon=":material/block:"
+    ):
         for thing in rejected[:100]:
             st.caption(f"**{plain(thing.name, 60)}** — {thing.verdict}: {plain(thing.reason, 300)}")
         if len(rejected) > 100:
@@ -133,7 +130,7 @@ def show_limits(limits: Limits) -> None:
         f"At most {limits.images} images of {limits.file_bytes / MEGABYTE:g} MB each, "
         f"{limits.captions} captions"
         + (f", {limits.urls} URLs of {limits.url_seconds:g} s each." if limits.urls_allowed else ".")
-        + " Images stay in this session and are never saved."
+        + " A zip may have 200 MB. Images stay in this session and are never saved."
     )
 
 

@@ -246,3 +246,29 @@ def test_about_names_every_photographer(app, page):
     page.goto(f"{app}/about")
     page.get_by_role("heading", name="Sample photographs").wait_for()
     assert page.get_by_text("A cosine is not a probability").is_visible()
+
+
+def test_clicks_and_an_open_card_survive_work_in_the_background(app, page):
+    page.goto(app)
+    page.locator(TILE).first.wait_for()
+    settled(page)
+    page.locator("[data-testid=stFileUploaderDropzoneInput]").first.set_input_files(
+        [
+            {"name": f"{n}.png", "mimeType": "image/png", "buffer": picture((n, 99, 255 - n), (1600, 1200))}
+            for n in range(60)
+        ]
+    )
+    page.get_by_text("encoded so far").wait_for()
+    for direction in ("Captions for an image", "Images like an image", "Images for a caption") * 2:
+        page.get_by_text(direction).click()
+        page.wait_for_timeout(150)
+    page.get_by_role("button", name="Score card").first.click()
+    page.get_by_role("dialog").get_by_text("Caption rank").wait_for()
+    page.get_by_text("60 of your own").wait_for()
+    settled(page)
+    assert page.get_by_role("dialog").is_visible()
+    assert page.get_by_text("encountered an error").count() == 0
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="detached")
+    settled(page)
+    assert page.get_by_role("dialog").count() == 0

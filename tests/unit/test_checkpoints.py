@@ -103,3 +103,15 @@ def test_titles_are_for_people():
     assert checkpoints.title("embedded") == "Embedded model"
     assert checkpoints.title("/models/my-clip/") == "my-clip"
     assert checkpoints.title("owner/name") == "name"
+
+
+def test_a_folder_may_be_given_as_a_path(colour_clip, tmp_path):
+    assert load_encoder(colour_clip).checkpoint.id == colour_clip.name
+    for wrong in (tmp_path / "absent", tmp_path, None, 5):
+        with pytest.raises(CheckpointNotFoundError):
+            load_encoder(wrong)
+
+
+def test_a_link_never_names_a_path_of_the_server(colour_clip):
+    assert checkpoints.public_id(str(colour_clip)) == colour_clip.name
+    assert checkpoints.public_id("owner/name") == "owner/name"

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny_checkpoints import COLOURS
 from transformers import CLIPModel, SiglipModel
 
 from clipdemo import score_matrix
-from clipdemo.encoder import Origin, TransformersEncoder
+from clipdemo.encoder import Origin, TransformersEncoder, _no_strip
 from clipdemo.errors import (
+    CheckpointError,
     CheckpointNotFoundError,
     CorruptCheckpointError,
     UnsafeWeightsError,
@@ -177,3 +180,48 @@ def test_code_in_a_checkpoint_is_never_run(colour_clip, tmp_path):
         file.write_text(json.dumps(config))
     load(folder)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("fixture", ["colour_clip", "tiny_siglip"])
+def test_counting_tokens_meanwhile_changes_no_embedding(fixture, request):
+    encoder = load(request.getfixturevalue(fixture))
+    right = encoder.encode_captions(["a red square"])
+    stop = threading.Event()
+
+    def sidebar():
+        while not stop.is_set():
+            encoder.caption_tokens("a blue square " * 20)
+
+    thread = threading.Thread(target=sidebar)
+    thread.start()
+    try:
+        for _ in range(150):
+            np.testing.assert_allclose(encoder.encode_captions(["a red square"]), right, atol=1e-5)
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def test_a_strip_one_pixel_wide_does_not_fill_the_memory(colour_clip, item_of):
+    batch = load(colour_clip).image_inputs([Image.new("RGB", (1536, 1)), Image.new("RGB", (1, 1536))])
+    assert batch["pixel_values"].shape == (2, 3, 32, 32)
+    shapes = [_no_strip(Image.new("RGB", size)).size for size in ((1536, 1), (3, 900), (100, 50))]
+    assert shapes == [(20, 1), (3, 60), (100, 50)]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", '{"model_type": "clip", "projection_dim": "x"}'),
+        ("config.json", '{"model_type": "clip", "text_config": 5}'),
+        ("config.json", "[" * 200_000),
+        ("tokenizer.json", "5"),
+        ("tokenizer_config.json", "[]"),
+        ("preprocessor_config.json", "[]"),
+    ],
+)
+def test_a_malformed_checkpoint_is_a_sentence(colour_clip, tmp_path, file, content):
+    folder = copied(colour_clip, tmp_path)
+    (folder / file).write_text(content)
+    with pytest.raises(CheckpointError):
+        load(folder)

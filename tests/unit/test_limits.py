@@ -19,13 +19,13 @@ def test_every_limit_can_be_set():
             "CLIPDEMO_MAX_URLS": "9",
             "CLIPDEMO_URL_SECONDS": "2.5",
             "CLIPDEMO_ALLOW_URLS": "0",
-            "CLIPDEMO_CACHE_MB": "3",
+            "CLIPDEMO_CACHE_MB": "30",
         }
     )
-    assert limits == Limits(7, 8, 1_500_000, 9, 2.5, False, 3_000_000)
+    assert limits == Limits(7, 8, 1_500_000, 9, 2.5, False, 30_000_000)
 
 
-@pytest.mark.parametrize("value", ["zero", "-1", "0", "nan", "inf", "1e12"])
+@pytest.mark.parametrize("value", ["zero", "-1", "0", "0.5", "nan", "inf", "1e12"])
 def test_an_unusable_number_says_which_variable(value):
     with pytest.raises(SettingError, match="CLIPDEMO_MAX_IMAGES"):
         Limits.from_environment({"CLIPDEMO_MAX_IMAGES": value})

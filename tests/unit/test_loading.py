@@ -102,3 +102,13 @@ def test_one_checkpoint_waits_for_the_other_when_asked_to(store, colour_clip):
 def test_the_embedded_model_is_an_encoder_from_the_start(store, item_of):
     encoder = Loader(store).encoder(EMBEDDED)
     assert encoder.encode_images([item_of(Image.new("RGB", (300, 200)))]).shape == (1, 384)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_error_nobody_foresaw_is_a_failure_not_an_endless_wait(store):
+    def broken(name, *, on_progress):
+        raise RuntimeError("CUDA out of memory")
+
+    loader = Loader(store, broken)
+    loader.start("owner/name")
+    assert loader.wait("owner/name").state == "failed"

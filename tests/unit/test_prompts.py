@@ -99,3 +99,13 @@ def test_what_models_read_badly_is_pointed_out(caption, about):
 @pytest.mark.parametrize("caption", ["a photo of a dog", "a notable knot", "one dog", "the front of a house"])
 def test_other_captions_are_left_in_peace(caption):
     assert weaknesses(caption) == []
+
+
+def test_a_flood_of_broken_lines_is_a_handful_of_notes():
+    read = read_captions("\n".join(f"-- x{n}" for n in range(5000)) + "\na cat", 5)
+    assert read.captions == ("a cat",)
+    assert len(read.notes) <= 10
+
+
+def test_terms_that_cancel_out_are_named_before_anything_is_scored():
+    assert "cancels out" in read_captions("a cat -- A cat\na dog", 5).notes[0]

@@ -28,7 +28,7 @@ def test_a_ranking_reads_back_with_its_checkpoint(encoder):
     table = read(report.ranking_csv([ranked], encoder.checkpoint, Templates(("a photo of {}",))))
     assert table["name"].tolist() == ["b.jpg", "a.jpg"]
     assert table["cosine"].tolist() == [0.5, 0.1]
-    assert table["probability"].tolist() == [0.8, 0.2]
+    assert table["share"].tolist() == [0.8, 0.2]
     assert table["sha256"].tolist() == ["bb", "aa"]
     assert set(table["checkpoint"]) == {"tiny"}
     assert set(table["templates"]) == {"a photo of {}"}

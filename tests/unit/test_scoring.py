@@ -3,7 +3,7 @@ import pytest
 
 from clipdemo import score_matrix, score_pairs
 from clipdemo.encoder import Origin, TransformersEncoder
-from clipdemo.errors import CaptionError
+from clipdemo.errors import CaptionError, ImageError
 from clipdemo.prompts import Templates
 from clipdemo.scoring import background, rank
 from clipdemo.similarity import unit
@@ -83,3 +83,17 @@ def test_the_background_leaves_each_image_with_itself_out(encoder, colour_items)
     scale = background(encoder, colour_items, ["red", "blue"])
     assert scale.captions.shape == (16,)
     assert scale.images.shape == (56,)
+
+
+@pytest.mark.parametrize("captions", ["a cat", [""], ["  "], [None], ["\ud800 lone"]])
+def test_what_is_no_list_of_captions_is_refused_in_words(encoder, colour_items, captions):
+    with pytest.raises(CaptionError):
+        score_matrix(encoder, colour_items, captions)
+
+
+def test_what_is_no_item_is_refused_in_words(encoder, colour_items):
+    for wrong in (b"bytes", colour_items[0].image):
+        with pytest.raises(ImageError, match="decode_image"):
+            score_matrix(encoder, [wrong], ["a cat"])
+        with pytest.raises(ImageError, match="decode_image"):
+            score_pairs(encoder, [(wrong, "a cat")])

@@ -173,3 +173,12 @@ def test_whoever_asks_may_do_something_else_while_a_slow_source_is_read():
     assert next(things) is None
     go.set()
     assert [thing.name for thing in things if thing is not None] == ["slow.png"]
+
+
+def test_a_file_too_big_for_the_memory_does_not_stop_the_others():
+    def hungry():
+        raise MemoryError
+
+    things = list(load([Source("big.png", "zip", hungry), from_bytes("a.png", png(), "zip")], LIMITS))
+    assert isinstance(things[0], Rejected)
+    assert things[1].name == "a.png"

@@ -39,7 +39,12 @@ def show(view: View) -> None:
             "No images yet. Choose a sample gallery in the sidebar, or add your own.", icon=":material/image:"
         )
         return
-    with st.spinner("Loading the model; this happens once after the server starts …", show_time=True):
+    # Slots of their own: what comes and goes in them must not shift the grid below.
+    spinner, progress = st.empty(), st.empty()
+    with (
+        spinner,
+        st.spinner("Scoring the captions; the first time, the model is loaded too …", show_time=True),
+    ):
         matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
         scale = background(
             view.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS, templates=view.templates
@@ -48,7 +53,7 @@ def show(view: View) -> None:
         st.skeleton(height=240)
         return
     if len(items) < len(view.items):
-        st.caption(
+        progress.caption(
             f":material/hourglass_top: Ranking the {len(items)} of {len(view.items)} images encoded so far."
         )
     direction = st.segmented_control(
@@ -68,7 +73,7 @@ def show(view: View) -> None:
         rankings = _rankings(direction or FOR_CAPTION, view.encoder, matrix, scale)
         _downloads(view, matrix, rankings, _grids(direction or FOR_CAPTION, matrix, rankings))
     if "card" in st.session_state:
-        card.show(st.session_state.pop("card"), view, matrix, scale)
+        card.show(st.session_state["card"], view, matrix, scale)
 
 
 def _wait(view: View) -> None:
