@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests import their own small modules by name
-
 from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, square
 
 from clipdemo.types import ImageItem
