@@ -58,7 +58,6 @@ def show_grid(
                     on_click=on_open,
                     args=(hit,),
                     type="tertiary",
-                    help="What this number means",
                 )
 
 

@@ -108,7 +108,7 @@ def test_own_templates_are_checked_in_words(run_app):
 
 def test_a_hidden_percentile_says_how_many_it_hides(run_app):
     app = run_app()
-    app.slider(key="floor").set_value(95).run()
+    app.selectbox(key="floor").set_value(95).run()
     assert "of 14 hidden" in text_of(app)
 
 

@@ -20,6 +20,7 @@ from clipdemo.ui.state import View
 FOR_CAPTION, FOR_IMAGE, LIKE_IMAGE = "Images for a caption", "Captions for an image", "Images like an image"
 EVERY_CAPTION = "Every caption"
 CAPTIONS_A_PAGE = 5
+FLOORS = [0, 50, 75, 90, 95, 99]
 
 Thing = TypeVar("Thing")
 Section = tuple[str, Sequence[Hit]]
@@ -128,12 +129,12 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
         k = st.selectbox(
             "Images a page" if one else "Images a caption", [5, 10, 20, 50], index=int(one), key=f"k-{one}"
         )
-        floor = st.slider(
+        # Not a slider: that one widget makes a first visit fetch ten more files.
+        floor = st.selectbox(
             "Hide below percentile",
-            0,
-            100,
-            0,
+            FLOORS,
             key="floor",
+            format_func=lambda floor: str(floor or "show all"),
             help="A percentile says how many in a hundred unrelated image-caption pairs score lower "
             "under this checkpoint.",
         )
