@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,10 @@ _TILE, _GAP, _TEXT = 260, 16, 54
 _INK, _FAINT, _PAPER = "#1f2430", "#667085", "#ffffff"
 # Fonts with more letters than Pillow's own, where the machine has one.
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
+
+# Japanese editions of Excel run the full-width signs too; tabs and line ends are dropped before a cell is run.
+_FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "\0")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,13 @@ def ranking_csv(rankings: Sequence[Ranked], checkpoint: Checkpoint, templates: T
 
 
 def inert(cell: str) -> str:
-    """The cell with an apostrophe before anything a spreadsheet would run as a formula."""
-    return f"'{cell}" if cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
+    """The cell with an apostrophe before anything a spreadsheet would run as a formula.
+
+    A plain number such as -1.5 or +3e-5 stays as it is.
+    Source: OWASP, "CSV Injection".
+    """
+    bare = cell.strip(" ")
+    return f"'{cell}" if bare.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(bare) else cell
 
 
 def grid_png(

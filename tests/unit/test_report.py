@@ -34,13 +34,48 @@ def test_a_ranking_reads_back_with_its_checkpoint(encoder):
     assert set(table["templates"]) == {"a photo of {}"}
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "  =1", '=HYPERLINK("http://x")'])
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+1+1", "-A1", "@SUM(A1)", "\t=1", "  =1", '=HYPERLINK("http://x")']
+)
 def test_formulas_from_names_and_captions_are_neutralised(encoder, cell):
     table = read(
         report.ranking_csv([Ranked(cell, [Hit(1, 0, 0.5, 9)], [cell])], encoder.checkpoint, Templates())
     )
     assert table["query"][0].startswith("'")
     assert table["name"][0].startswith("'")
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "-1+1",
+        "=-1",
+        "@1",
+        "\t-1",
+        "\r-1",
+        "\n-1",
+        "\0=1",
+        "-1\n",
+        "- 1",
+        "--1",
+        "-1.5.2",
+        "-2e",
+        "-e5",
+        "-",
+        "+",
+        "-.",
+        *["＝1", "＋1", "－1", "＠SUM(A1)", "  －1", "-１", "-1,5", "+49 30 1", "-1|A1"],
+    ],
+)
+def test_what_begins_like_a_number_but_is_none_is_neutralised(cell):
+    assert report.inert(cell) == f"'{cell}"
+
+
+@pytest.mark.parametrize(
+    "cell", ["-1.5", "+3", "-2e-5", "-.5", "-7.", "+1E+10", " -1 ", "0", "a-b", "a=b", "", " "]
+)
+def test_plain_numbers_and_words_stay_as_they_are(cell):
+    assert report.inert(cell) == cell
 
 
 def test_words_of_any_script_survive(encoder):
