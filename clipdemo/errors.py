@@ -7,6 +7,7 @@
     │   ├── NotAnImageError
     │   └── ImageTooLargeError
     ├── ArchiveError            a zip that cannot be opened
+    ├── TableError              a table of images and captions that cannot be read
     ├── FetchError              a URL that gave no image
     │   ├── BlockedURLError
     │   ├── RedirectRefusedError
@@ -52,6 +53,12 @@ class ImageTooLargeError(ImageError):
 
 class ArchiveError(ClipdemoError):
     """A zip that is broken, encrypted or beyond the limits."""
+
+    verdict = "not usable"
+
+
+class TableError(ClipdemoError):
+    """A table of images and captions that cannot be read, or lacks a column."""
 
     verdict = "not usable"
 
