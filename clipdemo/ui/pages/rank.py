@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import streamlit as st
 
-from clipdemo import charts, checkpoints, gallery, report, similarity
+from clipdemo import charts, checkpoints, figures, gallery, report, similarity
 from clipdemo.cache import CachedEncoder
 from clipdemo.report import Ranked
 from clipdemo.scoring import Background, background, rank, score_matrix
@@ -272,7 +272,7 @@ def _downloads(
         if sections:
             st.download_button(
                 "Grid (PNG)",
-                lambda: report.grid_png(
+                lambda: figures.grid_png(
                     sections, matrix.images, f"Scores under {name}. A cosine is not a probability."
                 ),
                 "grid.png",
