@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 from clipdemo import similarity
 from clipdemo.prompts import Query, Templates
 from clipdemo.scoring import encode_queries
+from clipdemo.similarity import FloatArray
 from clipdemo.types import Checkpoint, Encoder, Hit, ImageItem
 
 
@@ -56,6 +59,29 @@ def ranking_csv(rankings: Sequence[Ranked], checkpoint: Checkpoint, templates: T
     ]
     table = pd.DataFrame(rows).map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
     return table.to_csv(index=False).encode("utf-8-sig")
+
+
+def matrix_csv(
+    values: FloatArray,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    notes: Mapping[str, str],
+) -> bytes:
+    """A row of values per row name, and beside them ``notes`` such as view, checkpoint and templates.
+
+    Args:
+        values: (n_rows, n_columns); nan becomes an empty cell.
+        row_names: untrusted; names may come twice.
+        column_names: untrusted as well.
+        notes: heading -> text, the same in every row.
+    """
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(["", *map(inert, column_names), *notes])
+    for name, row in zip(row_names, values.tolist(), strict=True):
+        numbers = ["" if math.isnan(value) else f"{value:.7g}" for value in row]
+        write([inert(name), *numbers, *map(inert, notes.values())])
+    return out.getvalue().encode("utf-8-sig")
 
 
 def inert(cell: str) -> str:
