@@ -7,7 +7,7 @@ import streamlit as st
 
 from clipdemo.errors import ClipdemoError
 from clipdemo.ui import inputs, state, views
-from clipdemo.ui.pages import about, rank
+from clipdemo.ui.pages import about, matrix, rank
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -20,15 +20,19 @@ st.html(ASSETS / "style.css")
 try:
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
+    ranking = st.Page(
+        partial(rank.show, view), title="Rank", url_path="rank", icon=":material/sort:", default=True
+    )
     page = st.navigation(
         [
-            st.Page(
-                partial(rank.show, view), title="Rank", url_path="rank", icon=":material/sort:", default=True
-            ),
+            ranking,
+            st.Page(partial(matrix.show, view), title="Matrix", url_path="matrix", icon=":material/grid_on:"),
             st.Page(partial(about.show, view), title="About", url_path="about", icon=":material/info:"),
         ],
         position="top",
     )
+    if "next" in st.session_state and page != ranking:  # a score card leads on to the Rank page
+        st.switch_page(ranking)
     page.run()
     state.warm_up(shared, view.checkpoint)
     state.work(view, space, shared.limits)

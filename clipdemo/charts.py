@@ -27,7 +27,7 @@ def caption_bars(
         unit: what the bars measure, for the axis.
     """
     values = [h.whole_percentile if shares is None else 100 * float(shares[h.index]) for h in hits]
-    names = [_wrapped(captions[hit.index]) for hit in hits]
+    names = [wrapped(captions[hit.index]) for hit in hits]
     figure = go.Figure(
         go.Bar(
             x=values,
@@ -38,7 +38,7 @@ def caption_bars(
             textposition="outside",
             cliponaxis=False,
             customdata=[
-                [_wrapped(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.whole_percentile}"] for h in hits
+                [wrapped(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.whole_percentile}"] for h in hits
             ],
             hovertemplate="%{customdata[0]}<br>cosine %{customdata[1]}, percentile %{customdata[2]}<extra></extra>",
         )
@@ -86,7 +86,7 @@ def background_histogram(cosine: float, background: FloatArray) -> go.Figure:
     return figure
 
 
-def _wrapped(text: str, width: int = 28, lines: int = 2) -> str:
+def wrapped(text: str, width: int = 28, lines: int = 2) -> str:
     """Text as Plotly's small HTML, escaped, at most ``lines`` lines of ``width`` characters."""
     words, rows = text.split(), [""]
     for word in words:
@@ -96,4 +96,5 @@ def _wrapped(text: str, width: int = 28, lines: int = 2) -> str:
         rows[-1] = f"{rows[-1]} {piece}".strip()
     if len(rows) > lines:
         rows = [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"]
-    return "<br>".join(escape(row) for row in rows)
+    # Plotly knows no &quot;, and a quotation mark does no harm between its tags.
+    return "<br>".join(escape(row, quote=False) for row in rows)

@@ -1,24 +1,22 @@
-"""What people take away: rankings as CSV, the grid as PNG, embeddings as ``.npz``. No streamlit here."""
+"""What people take away as data: rankings and matrices as CSV, embeddings as ``.npz``. No streamlit here."""
 
 from __future__ import annotations
 
+import csv
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
 
+from clipdemo import similarity
 from clipdemo.prompts import Query, Templates
 from clipdemo.scoring import encode_queries
+from clipdemo.similarity import FloatArray
 from clipdemo.types import Checkpoint, Encoder, Hit, ImageItem
-
-_TILE, _GAP, _TEXT = 260, 16, 54
-_INK, _FAINT, _PAPER = "#1f2430", "#667085", "#ffffff"
-# Fonts with more letters than Pillow's own, where the machine has one.
-_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 
 # Japanese editions of Excel run the full-width signs too; tabs and line ends are dropped before a cell is run.
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "\0")
@@ -68,6 +66,29 @@ def ranking_csv(rankings: Sequence[Ranked], checkpoint: Checkpoint, templates: T
     return table.to_csv(index=False).encode("utf-8-sig")
 
 
+def matrix_csv(
+    values: FloatArray,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    notes: Mapping[str, str],
+) -> bytes:
+    """A row of values per row name, and beside them ``notes`` such as view, checkpoint and templates.
+
+    Args:
+        values: (n_rows, n_columns); nan becomes an empty cell.
+        row_names: untrusted; names may come twice.
+        column_names: untrusted as well.
+        notes: heading -> text, the same in every row.
+    """
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n").writerow
+    write(["", *map(inert, column_names), *notes])
+    for name, row in zip(row_names, values.tolist(), strict=True):
+        numbers = ["" if math.isnan(value) else f"{value:.7g}" for value in row]
+        write([inert(name), *numbers, *map(inert, notes.values())])
+    return out.getvalue().encode("utf-8-sig")
+
+
 def inert(cell: str) -> str:
     """The cell with an apostrophe before anything a spreadsheet would run as a formula.
 
@@ -78,64 +99,23 @@ def inert(cell: str) -> str:
     return f"'{cell}" if bare.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(bare) else cell
 
 
-def grid_png(
-    sections: Sequence[tuple[str, Sequence[Hit]]], items: Sequence[ImageItem], footer: str, columns: int = 5
-) -> bytes:
-    """Rankings as one picture on white: a heading and its tiles for each section, ``footer`` below.
-
-    Args:
-        sections: (heading, hits) of each ranking, top to bottom.
-        items: what ``Hit.index`` points into.
-        footer: says under which checkpoint and templates the scores hold.
-        columns: tiles in a row.
-    """
-    tile = _TILE + _TEXT + _GAP
-    columns = max([1, *(min(columns, len(hits)) for _, hits in sections)])
-    heights = [56 + -(-len(hits) // columns) * tile for _, hits in sections]
-    width = max(640, columns * (_TILE + _GAP) + _GAP)
-    canvas = Image.new("RGB", (width, sum(heights) + 40), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    top = 0
-    for (heading, hits), height in zip(sections, heights, strict=True):
-        _write(draw, (_GAP, top + 16), heading, 24, width - 2 * _GAP)
-        for place, hit in enumerate(hits):
-            corner = _GAP + place % columns * (_TILE + _GAP), top + 56 + place // columns * tile
-            _draw_tile(canvas, draw, corner, hit, items[hit.index])
-        top += height
-    _write(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
-
-
-def _draw_tile(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], hit: Hit, item: ImageItem
-) -> None:
-    left, top = corner
-    with Image.open(io.BytesIO(item.thumbnail), formats=["JPEG"]) as thumbnail:
-        fitted = thumbnail.convert("RGB")
-    fitted.thumbnail((_TILE, _TILE))
-    canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
-    _write(draw, (left, top + _TILE + 6), f"{hit.rank}  {item.name}", 17, _TILE)
-    score = f"cosine {hit.cosine:.3f} · percentile {hit.whole_percentile}"
-    _write(draw, (left, top + _TILE + 28), score, 15, _TILE, _FAINT)
-
-
 def embeddings_npz(
     encoder: Encoder, items: Sequence[ImageItem], captions: Sequence[str], templates: Templates
 ) -> bytes:
-    """Arrays ``images`` (n, dim) and ``captions`` (m, dim), float32 unit rows, with what they belong to.
+    """Arrays ``images`` (n, dim) and ``captions`` (m, dim), float32 unit rows, and ``cosine`` (n, m).
 
     Beside them: ``names``, ``sha256``, ``caption_texts``, ``templates``, ``checkpoint``, ``revision`` and
     ``fingerprint``. Read it with ``numpy.load(file)``; nothing in it is pickled.
     """
     checkpoint = encoder.checkpoint
-    queries = [Query.parse(caption) for caption in captions]
+    rows = encoder.encode_images(items)
+    columns = encode_queries(encoder, [Query.parse(caption) for caption in captions], templates)
     out = io.BytesIO()
     np.savez_compressed(
         out,
-        images=encoder.encode_images(items),
-        captions=encode_queries(encoder, queries, templates),
+        images=rows,
+        captions=columns,
+        cosine=similarity.cosine(rows, columns),
         names=np.array([item.name for item in items], dtype=np.str_),
         sha256=np.array([item.sha256 for item in items], dtype=np.str_),
         caption_texts=np.array(list(captions), dtype=np.str_),
@@ -145,24 +125,3 @@ def embeddings_npz(
         fingerprint=checkpoint.fingerprint,
     )
     return out.getvalue()
-
-
-def _write(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, room: int, ink: str = _INK
-) -> None:
-    font = _font(size)
-    line = " ".join(text.split())
-    if draw.textlength(line, font) > room:
-        while line and draw.textlength(line + "…", font) > room:
-            line = line[:-1]
-        line += "…"
-    draw.text(at, line, fill=ink, font=font)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    for name in _FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue
-    return ImageFont.load_default(size)

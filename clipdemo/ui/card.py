@@ -15,11 +15,19 @@ from clipdemo.ui.state import View, workspace
 
 @dataclass(frozen=True)
 class Card:
-    """Which pair to explain: an image with a caption, or with the query image when ``caption`` is None."""
+    """Which pair to explain: an image with a caption, or with the query image when ``caption`` is None.
+
+    Attributes:
+        sha256: the image.
+        caption: the caption, or None for a pair of images.
+        hit: its place and numbers.
+        query: SHA-256 of the query image, where the page does not show it already.
+    """
 
     sha256: str
     caption: str | None
     hit: Hit
+    query: str | None = None
 
 
 def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> None:
@@ -36,6 +44,9 @@ def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> No
         left, right = st.columns([2, 3], gap="medium")
         left.image(item.thumbnail, alt=item.name[:100], width="stretch")
         left.caption(f"{views.plain(item.name, 80)} · {item.width} × {item.height}")
+        for query in (other for other in matrix.images if other.sha256 == wanted.query):
+            left.image(query.thumbnail, alt=query.name[:100], width=110)
+            left.caption(f"The query image: {views.plain(query.name, 80)}")
         with right:
             if wanted.caption is None:
                 _image_pair(wanted.hit, matrix.checkpoint, scale)

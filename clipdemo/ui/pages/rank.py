@@ -8,13 +8,14 @@ from typing import TypeVar
 
 import streamlit as st
 
-from clipdemo import charts, checkpoints, gallery, report, similarity
+from clipdemo import charts, checkpoints, figures, report, similarity
 from clipdemo.cache import CachedEncoder
 from clipdemo.report import Ranked
-from clipdemo.scoring import Background, background, rank, score_matrix
+from clipdemo.scoring import Background, rank
 from clipdemo.types import Hit, ImageItem, ScoreMatrix
 from clipdemo.ui import card, views
 from clipdemo.ui.card import Card
+from clipdemo.ui.scored import score
 from clipdemo.ui.state import View
 
 FOR_CAPTION, FOR_IMAGE, LIKE_IMAGE = "Images for a caption", "Captions for an image", "Images like an image"
@@ -31,32 +32,10 @@ def show(view: View) -> None:
     st.title("Which image fits the words?", anchor=False)
     if "next" in st.session_state:  # a score card leads on to another direction
         st.session_state["query-image"], st.session_state["direction"] = st.session_state.pop("next")
-    if view.encoder is None:
-        _wait(view)
+    scored = score(view)
+    if scored is None:
         return
-    items = view.ready_items()
-    if not view.items:
-        st.info(
-            "No images yet. Choose a sample gallery in the sidebar, or add your own.", icon=":material/image:"
-        )
-        return
-    # Slots of their own: what comes and goes in them must not shift the grid below.
-    spinner, progress = st.empty(), st.empty()
-    with (
-        spinner,
-        st.spinner("Scoring the captions; the first time, the model is loaded too …", show_time=True),
-    ):
-        matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
-        scale = background(
-            view.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS, templates=view.templates
-        )
-    if not items:
-        st.skeleton(height=240)
-        return
-    if len(items) < len(view.items):
-        progress.caption(
-            f":material/hourglass_top: Ranking the {len(items)} of {len(view.items)} images encoded so far."
-        )
+    encoder, matrix, scale = scored.encoder, scored.matrix, scored.scale
     direction = st.segmented_control(
         "Direction",
         [FOR_CAPTION, FOR_IMAGE, LIKE_IMAGE],
@@ -71,20 +50,10 @@ def show(view: View) -> None:
     elif direction == FOR_IMAGE:
         _downloads(view, matrix, _captions_for_image(matrix, scale), [])
     else:
-        rankings = _rankings(direction or FOR_CAPTION, view.encoder, matrix, scale)
+        rankings = _rankings(direction or FOR_CAPTION, encoder, matrix, scale)
         _downloads(view, matrix, rankings, _grids(direction or FOR_CAPTION, matrix, rankings))
     if "card" in st.session_state:
         card.show(st.session_state["card"], view, matrix, scale)
-
-
-def _wait(view: View) -> None:
-    title = views.plain(checkpoints.title(view.checkpoint))
-    st.info(
-        f"{title} is on its way; its progress is beside the picker in the sidebar. "
-        "Meanwhile you can choose the embedded model there.",
-        icon=":material/hourglass_top:",
-    )
-    st.skeleton(height=240)
 
 
 def _rankings(direction: str, encoder: CachedEncoder, matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
@@ -272,7 +241,7 @@ def _downloads(
         if sections:
             st.download_button(
                 "Grid (PNG)",
-                lambda: report.grid_png(
+                lambda: figures.grid_png(
                     sections, matrix.images, f"Scores under {name}. A cosine is not a probability."
                 ),
                 "grid.png",
