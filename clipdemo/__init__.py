@@ -10,8 +10,14 @@ child of ``ClipdemoError``.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# Before torch is loaded: its threads spin while they wait for each other, and where another program or a
+# decoding thread holds a core, an image took 18 times as long (docs/decisions.md).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from clipdemo.checkpoints import load_encoder
@@ -26,10 +32,13 @@ if TYPE_CHECKING:
         FetchError,
         FetchTimeoutError,
         FetchTooLargeError,
+        FileMissingError,
         HubUnreachableError,
         ImageError,
         ImageTooLargeError,
+        LedgerError,
         NotAnImageError,
+        OutputError,
         RedirectRefusedError,
         SettingError,
         TableError,
@@ -70,11 +79,14 @@ __all__ = [
     "FetchError",
     "FetchTimeoutError",
     "FetchTooLargeError",
+    "FileMissingError",
     "HubUnreachableError",
     "ImageError",
     "ImageItem",
     "ImageTooLargeError",
+    "LedgerError",
     "NotAnImageError",
+    "OutputError",
     "PairScore",
     "RedirectRefusedError",
     "ScoreMatrix",

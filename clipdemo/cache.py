@@ -110,6 +110,11 @@ class CachedEncoder:
         """The checkpoint of the encoder inside."""
         return self._encoder.checkpoint
 
+    @property
+    def device(self) -> str:
+        """Where the encoder inside runs."""
+        return self._encoder.device
+
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """What of ``caption`` is read and what is cut off."""
         return self._encoder.caption_tokens(caption)

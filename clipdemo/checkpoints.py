@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipdemo import hub
-from clipdemo.errors import CheckpointNotFoundError, CorruptCheckpointError
+from clipdemo.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
 from clipdemo.mini import EmbeddedEncoder
 from clipdemo.types import Encoder
 
@@ -80,25 +80,29 @@ def is_local(name: str) -> bool:
 
 
 def load_encoder(
-    name: str | os.PathLike[str], *, on_progress: Callable[[hub.Progress], None] | None = None
+    name: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    on_progress: Callable[[hub.Progress], None] | None = None,
 ) -> Encoder:
     """A ready encoder for a checkpoint.
 
     Args:
         name: "embedded", a hub name such as "openai/clip-vit-base-patch32", or a local folder.
+        device: "auto" (the fastest one here), "cpu", "cuda" or "mps"; the embedded model runs on the CPU.
         on_progress: told of bytes while files are downloaded.
 
     Raises:
-        CheckpointError: one of its children, with a sentence that says what to do.
+        CheckpointError: no such device, or one of its children, with a sentence that says what to do.
     """
     if not isinstance(name, str | os.PathLike):
         raise CheckpointNotFoundError(f"{name!r} is no name of a checkpoint; give a hub name or a folder")
     if isinstance(name, os.PathLike):
-        return _load_folder(Path(name))
+        return _load_folder(Path(name), device)
     if name == EMBEDDED:
         return EmbeddedEncoder()
     if _is_folder(name):
-        return _load_folder(Path(name))
+        return _load_folder(Path(name), device)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointNotFoundError(
             f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
@@ -107,30 +111,52 @@ def load_encoder(
     here = hub.find(name)
     if here:
         try:
-            return _load_snapshot(name, here, pickle)
+            return _load_snapshot(name, here, pickle, device)
         except CorruptCheckpointError:
             pass  # downloading checks every file against the hub and fetches the broken ones again
-    return _load_snapshot(name, hub.download(name, allow_pickle=pickle, on_progress=on_progress), pickle)
+    snapshot = hub.download(name, allow_pickle=pickle, on_progress=on_progress)
+    return _load_snapshot(name, snapshot, pickle, device)
 
 
-def _load_snapshot(name: str, snapshot: hub.Snapshot, pickle: bool) -> Encoder:
+def _load_snapshot(name: str, snapshot: hub.Snapshot, pickle: bool, device: str) -> Encoder:
     from clipdemo.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
     origin = Origin(name, snapshot.revision, fingerprint, "hub")
-    return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=pick_device())
+    return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=pick_device(device))
 
 
-def pick_device() -> str:
-    """The fastest device here: "cuda", "mps" or "cpu"."""
+def pick_device(wanted: str = "auto") -> str:
+    """The device wanted, or for "auto" the fastest one here: "cuda", "mps" or "cpu".
+
+    Raises:
+        CheckpointError: a device this machine lacks.
+    """
     import torch
 
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.append("mps")
     if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+        here.append("cuda")
+    if wanted == "auto":
+        return here[-1]
+    if wanted not in here:
+        raise CheckpointError(f"this machine has no {wanted} device; it has {', '.join(here)}")
+    return wanted
 
 
-def _load_folder(folder: Path) -> Encoder:
+def peak_gpu_bytes() -> int | None:
+    """The most memory this process held on a CUDA device, or None when it used none."""
+    import sys
+
+    torch = sys.modules.get("torch")  # a run that never loaded it used no GPU
+    if torch is None or not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _load_folder(folder: Path, device: str) -> Encoder:
     from clipdemo.encoder import Origin, TransformersEncoder
 
     if not folder.is_dir():
@@ -143,7 +169,7 @@ def _load_folder(folder: Path) -> Encoder:
         ) from error
     # Visitors see the id: the folder's name, not the server's path.
     origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
-    return TransformersEncoder(folder, origin, device=pick_device())
+    return TransformersEncoder(folder, origin, device=pick_device(device))
 
 
 def _is_folder(name: str) -> bool:

@@ -126,6 +126,11 @@ class TransformersEncoder:
         # Truncation and padding are state of the tokenizer: two threads at once would mix them up.
         self._tokenizing = threading.Lock()
 
+    @property
+    def device(self) -> str:
+        """Where the forward pass runs."""
+        return self._device.type
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows."""
         if not items:

@@ -7,6 +7,7 @@
     │   ├── NotAnImageError
     │   └── ImageTooLargeError
     ├── ArchiveError            a zip that cannot be opened
+    ├── FileMissingError        a file that is not there, or may not be read
     ├── TableError              a table of images and captions that cannot be read
     ├── FetchError              a URL that gave no image
     │   ├── BlockedURLError
@@ -15,7 +16,9 @@
     │   ├── FetchTimeoutError
     │   └── UnreachableURLError
     ├── CaptionError            a caption, weighted query or prompt template that cannot be read
-    ├── SettingError            a CLIPDEMO_* variable with an unusable value
+    ├── SettingError            a CLIPDEMO_* variable or a configuration file with an unusable value
+    ├── OutputError             a file that cannot be written
+    ├── LedgerError             the progress of a run that cannot be kept or resumed
     └── CheckpointError         a checkpoint that cannot be used
         ├── CheckpointNotFoundError
         ├── UnsupportedCheckpointError
@@ -55,6 +58,12 @@ class ArchiveError(ClipdemoError):
     """A zip that is broken, encrypted or beyond the limits."""
 
     verdict = "not usable"
+
+
+class FileMissingError(ClipdemoError):
+    """A file that is not there, is no file, or lies where it may not be read."""
+
+    verdict = "no such file"
 
 
 class TableError(ClipdemoError):
@@ -104,7 +113,15 @@ class CaptionError(ClipdemoError):
 
 
 class SettingError(ClipdemoError):
-    """A ``CLIPDEMO_*`` environment variable with an unusable value."""
+    """A ``CLIPDEMO_*`` environment variable, or a key of a configuration file, with an unusable value."""
+
+
+class OutputError(ClipdemoError):
+    """A file that cannot be written."""
+
+
+class LedgerError(ClipdemoError):
+    """The progress of a run that cannot be kept, or does not fit the run that wants to resume."""
 
 
 class CheckpointError(ClipdemoError):

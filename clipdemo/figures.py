@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -13,7 +14,7 @@ from clipdemo.similarity import FloatArray
 from clipdemo.types import Hit, ImageItem
 
 _TILE, _GAP, _TEXT = 260, 16, 54
-_INK, _FAINT, _PAPER = "#1f2430", "#667085", "#ffffff"
+_INK, _FAINT, _PAPER, _WARNING = "#1f2430", "#667085", "#ffffff", "#b54708"
 # Fonts with more letters than Pillow's own, where the machine has one.
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 
@@ -208,3 +209,46 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         except OSError:
             continue
     return ImageFont.load_default(size)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a contact sheet: JPEG bytes (or none), and the lines below it."""
+
+    thumbnail: bytes
+    caption: str
+    score: str
+    flag: str
+
+
+def contact_sheet_png(tiles: Sequence[Tile], footer: str, columns: int = 5) -> bytes:
+    """Tiles in rows on white, ``footer`` below: each picture with its caption, score and flag."""
+    columns = max(1, min(columns, len(tiles)))
+    tile, text = _TILE + _GAP, 88
+    width = max(640, columns * tile + _GAP)
+    canvas = Image.new("RGB", (width, _GAP + -(-len(tiles) // columns) * (tile + text) + 40), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for place, one in enumerate(tiles):
+        left, top = _GAP + place % columns * tile, _GAP + place // columns * (tile + text)
+        if one.thumbnail:
+            with Image.open(io.BytesIO(one.thumbnail), formats=["JPEG"]) as thumbnail:
+                fitted = ImageOps.contain(thumbnail.convert("RGB"), (_TILE, _TILE))
+            canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
+        first, second = _two_lines(draw, one.caption, 16, _TILE)
+        _write(draw, (left, top + _TILE + 6), first, 16, _TILE)
+        _write(draw, (left, top + _TILE + 26), second, 16, _TILE)
+        _write(draw, (left, top + _TILE + 48), one.score, 14, _TILE, _FAINT)
+        _write(draw, (left, top + _TILE + 66), one.flag, 14, _TILE, _WARNING)
+    _write(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
+    out = io.BytesIO()
+    canvas.save(out, "PNG")
+    return out.getvalue()
+
+
+def _two_lines(draw: ImageDraw.ImageDraw, text: str, size: int, room: int) -> tuple[str, str]:
+    """As many words as fit ``room`` pixels, and the rest."""
+    words = text[:400].split()
+    fits = 1
+    while fits < len(words) and draw.textlength(" ".join(words[: fits + 1]), _font(size)) <= room:
+        fits += 1
+    return " ".join(words[:fits]), " ".join(words[fits:])

@@ -74,6 +74,11 @@ class EmbeddedEncoder:
             source="embedded",
         )
 
+    @property
+    def device(self) -> str:
+        """Always the CPU: its towers are small."""
+        return "cpu"
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), 384) unit rows.
 

@@ -98,7 +98,7 @@ def rank(cosines: FloatArray, background: FloatArray) -> list[Hit]:
     ]
 
 
-def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templates) -> FloatArray:
+def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templates = AS_TYPED) -> FloatArray:
     """(len(queries), dim) unit rows: each term through every template, averaged, weighted and summed.
 
     Template ensembling averages unit embeddings and scales the mean back to length one (Radford et al.

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol, TypeVar
 
 from clipdemo.errors import ArchiveError, ClipdemoError, ImageTooLargeError
 from clipdemo.images import decode_image
@@ -25,6 +26,8 @@ from clipdemo.types import ImageItem, Rejected
 
 MAX_ENTRIES = 10_000
 MAX_RATIO = 100  # images hardly shrink in a zip; see _unpacked_limit
+
+Mark = TypeVar("Mark")
 
 _ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # a first file, or the end of an empty archive
 _DIRECTORY_ENTRY = b"PK\x01\x02"
@@ -55,6 +58,13 @@ class Source:
     name: str
     kind: str
     read: Callable[[], bytes]
+
+
+class Decode(Protocol):
+    """The shape of ``decode_image``."""
+
+    def __call__(self, data: bytes, name: str, *, source: str, limits: Limits) -> ImageItem:
+        """Bytes to an item; raises ImageError."""
 
 
 def from_bytes(name: str, data: bytes, kind: str) -> Source:
@@ -95,35 +105,37 @@ def expand(name: str, data: bytes, kind: str, limits: Limits) -> Iterator[Source
 
 
 def load(
-    sources: Iterable[Source | Rejected],
+    sources: Iterable[Source | Mark],
     limits: Limits,
     *,
     workers: int = 2,
     look_ahead: int = 4,
     patience: float | None = None,
-) -> Iterator[ImageItem | Rejected | None]:
+    decode: Decode = decode_image,
+) -> Iterator[ImageItem | Rejected | Mark | None]:
     """Read and decode in threads, in input order, and only a little ahead of whoever asks.
 
     A source that cannot be used becomes a :class:`Rejected`; the others go on. Closing or dropping
     the iterator cancels what has not begun and does not wait for what has.
 
     Args:
-        sources: taken one by one, in the caller's thread.
+        sources: taken one by one, in the caller's thread; what is no Source comes out again in its place.
         limits: for every image.
         workers: threads; a decoding thread may need 4 bytes a pixel a few times over, a thread that
             waits for the network needs nothing, so URLs may have more.
         look_ahead: sources begun beyond those that the workers have in hand.
         patience: seconds to wait for the next one; then None is yielded, so that whoever asks can do
             something else and ask again. Without it, None never comes.
+        decode: what turns bytes into an item.
     """
     remaining = iter(sources)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipdemo-load")
-    begun: deque[Future[ImageItem | Rejected] | Rejected] = deque()
+    begun: deque[Future[ImageItem | Rejected] | Mark] = deque()
     try:
         while True:
             for source in islice(remaining, workers + look_ahead - len(begun)):
                 if isinstance(source, Source):
-                    begun.append(pool.submit(_load_one, source, limits))
+                    begun.append(pool.submit(_load_one, source, limits, decode))
                 else:
                     begun.append(source)
             if not begun:
@@ -138,9 +150,9 @@ def load(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _load_one(source: Source, limits: Limits) -> ImageItem | Rejected:
+def _load_one(source: Source, limits: Limits, decode: Decode) -> ImageItem | Rejected:
     try:
-        return decode_image(source.read(), source.name, source=source.kind, limits=limits)
+        return decode(source.read(), source.name, source=source.kind, limits=limits)
     except ClipdemoError as error:
         return Rejected(source.name, error.verdict, str(error), source.kind)
     except MemoryError:

@@ -109,6 +109,10 @@ class Encoder(Protocol):
     def checkpoint(self) -> Checkpoint:
         """The checkpoint behind every embedding this encoder returns."""
 
+    @property
+    def device(self) -> str:
+        """Where the forward pass runs: "cpu", "cuda" or "mps"."""
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) float32 unit rows."""
 

@@ -1,0 +1,5 @@
+"""``python -m clipdemo``."""
+
+from clipdemo.cli import main
+
+main()

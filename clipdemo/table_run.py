@@ -1,0 +1,293 @@
+"""A whole run of ``clipdemo pairs``: table in, scored table, figures and report out, resumable at any row."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from clipdemo import audit_report, checkpoints, gallery, report
+from clipdemo.audit import Retrieval, Summary, judge, unscored
+from clipdemo.errors import LedgerError, OutputError, TableError
+from clipdemo.folders import in_folder
+from clipdemo.footprint import Footprint, Show, Stage, peak_resident_bytes
+from clipdemo.ledger import Done, Ledger
+from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.pairs import Plan, begin, score_table
+from clipdemo.scoring import background
+from clipdemo.similarity import FloatArray, percentile
+from clipdemo.tables import Row, Table, open_table
+from clipdemo.types import Checkpoint, Encoder
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """What to do.
+
+    Attributes:
+        table: the file with the rows.
+        output: the scored table; ``<output>.progress`` lies beside it until the run is complete.
+        figures: folder for pictures, or None.
+        report: file for the HTML report, or None.
+        images: folder that image paths of the table start from.
+        columns: names of the image and caption column; None where they are found by name.
+        batch_size: images, and captions, of one forward pass.
+        workers: threads that fetch and decode.
+        resume: go on with a run that was stopped.
+    """
+
+    table: Path
+    output: Path
+    figures: Path | None
+    report: Path | None
+    images: Path
+    columns: tuple[str | None, str | None]
+    batch_size: int
+    workers: int
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it.
+
+    Attributes:
+        summary: of the table.
+        checkpoint: under which it was scored.
+        device: where the checkpoint ran.
+        stages: seconds and items of this run; a resumed run counts only its own.
+        seconds: of this run, on the clock.
+        peak_bytes: the most memory the process held, None where the system does not say.
+        peak_gpu_bytes: the same on the GPU, None without one.
+        notes: on how the table was read.
+        files: what was written.
+    """
+
+    summary: Summary
+    checkpoint: Checkpoint
+    device: str
+    stages: tuple[Stage, ...]
+    seconds: float
+    peak_bytes: int | None
+    peak_gpu_bytes: int | None
+    notes: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def as_json(self) -> str:
+        """One object with every figure."""
+        return json.dumps(
+            {
+                "summary": asdict(self.summary),
+                "checkpoint": self.checkpoint.id,
+                "revision": self.checkpoint.revision,
+                "device": self.device,
+                "seconds": round(self.seconds, 3),
+                "stages": [
+                    {
+                        "name": s.name,
+                        "seconds": round(s.seconds, 3),
+                        "items": s.items,
+                        "per_second": round(s.rate, 2),
+                    }
+                    for s in self.stages
+                ],
+                "peak_memory_bytes": self.peak_bytes,
+                "peak_gpu_memory_bytes": self.peak_gpu_bytes,
+                "notes": list(self.notes),
+                "files": list(self.files),
+            },
+            indent=2,
+            ensure_ascii=False,
+        )
+
+    def as_text(self) -> str:
+        """The figures for people."""
+        s = self.summary
+        flags = ", ".join(f"{count} {flag}" for flag, count in s.flags.items())
+        lines = [
+            *(f"note: {note}" for note in self.notes),
+            f"{s.scored:,} of {s.rows:,} rows scored, {s.failed:,} failed; "
+            f"{s.images:,} distinct images, {s.captions:,} distinct captions",
+            f"flags: {flags}; {s.truncated:,} captions cut off",
+            f"image to text: {_figures(s.image_to_text)}",
+            f"text to image: {_figures(s.text_to_image)}",
+            "a query is a hit when any of its right answers is among the first k; ranks are exact, among all "
+            "rivals of the table",
+            f"checkpoint {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}, on {self.device}",
+            f"{self.seconds:.1f} s; " + "; ".join(stage_line(stage) for stage in self.stages),
+            memory_line(self.peak_bytes, self.peak_gpu_bytes),
+            "written: " + ", ".join(self.files),
+        ]
+        return "\n".join(lines)
+
+
+def stage_line(stage: Stage) -> str:
+    """One stage in words."""
+    return f"{stage.name} {stage.seconds:.1f} s for {stage.items:,} ({stage.rate:,.0f}/s)"
+
+
+def memory_line(resident: int | None, gpu: int | None) -> str:
+    """The most memory held, in words."""
+    said = "unknown" if resident is None else f"{resident / MEGABYTE:,.0f} MB"
+    return f"peak memory {said}" + (f", on the GPU {gpu / MEGABYTE:,.0f} MB" if gpu is not None else "")
+
+
+def _figures(retrieval: Retrieval) -> str:
+    recall = ", ".join(f"recall@{k} {100 * value:.1f} %" for k, value in retrieval.recall.items())
+    return (
+        f"{recall}, MRR {retrieval.mean_reciprocal_rank:.3f}, median rank {retrieval.median_rank:g} "
+        f"({retrieval.queries:,} queries)"
+    )
+
+
+def run_table(wanted: TableRun, encoder: Encoder, show: Show) -> Result:
+    """Score a table and write everything that is wanted.
+
+    Raises:
+        TableError: a table that cannot be used.
+        LedgerError: nothing to resume, or a run of something else.
+        OutputError: a file that cannot be written.
+        CheckpointError: weights that turn out broken.
+    """
+    table = _open(wanted)
+    limits = Limits.from_environment()
+    footprint = Footprint()
+    samples, neutral = gallery.sample_items(), gallery.NEUTRAL_CAPTIONS
+    with footprint.stage("start and background", len(samples) + len(neutral)):
+        scale = background(encoder, samples, neutral).captions
+    pictures = bool(wanted.figures or wanted.report)
+    plan = Plan(limits, wanted.workers, wanted.batch_size, thumbnails=pictures)
+    with _output_errors(wanted.output):
+        ledger = _ledger(wanted, table, encoder.checkpoint, pictures)
+        try:
+            _score(wanted, table, encoder, ledger, footprint, plan, scale, show)
+            audit = judge(table, ledger, encoder.checkpoint, scale, footprint)
+            _write_table(wanted.output, audit.rows(), table)
+            files = [str(wanted.output), *audit_report.write_figures(audit, wanted.figures)]
+            result = Result(
+                audit.summary(),
+                encoder.checkpoint,
+                encoder.device,
+                footprint.stages,
+                footprint.seconds,
+                peak_resident_bytes(),
+                checkpoints.peak_gpu_bytes(),
+                table.notes,
+                tuple(files + ([str(wanted.report)] if wanted.report else [])),
+            )
+            if wanted.report:
+                cost = audit_report.footprint_html(
+                    result.stages, result.seconds, result.device, result.peak_bytes, result.peak_gpu_bytes
+                )
+                page = audit_report.audit_html(audit, result.summary, cost)
+                wanted.report.write_text(page, encoding="utf-8")
+        finally:
+            ledger.close()
+        for file in _progress_files(wanted.output):
+            file.unlink(missing_ok=True)
+    return result
+
+
+def _open(wanted: TableRun) -> Table:
+    if not wanted.table.is_file():
+        raise TableError(f"there is no table {wanted.table}")
+    if wanted.output.resolve() == wanted.table.resolve():
+        raise OutputError(f"the output {wanted.output} is the table itself; name another file")
+    image, caption = wanted.columns
+    return open_table(
+        wanted.table.name, lambda: wanted.table.open("rb"), image_column=image, caption_column=caption
+    )
+
+
+def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bool) -> Ledger:
+    path = _progress_files(wanted.output)[0]
+    if path.exists() and not wanted.resume:
+        raise LedgerError(
+            f"{path} holds the progress of a run that was stopped; add --resume to go on, or delete that file"
+        )
+    ledger = Ledger(path)
+    about = {
+        "table": table.sha256,
+        "image column": str(table.image),
+        "caption column": str(table.caption),
+        "checkpoint": checkpoint.fingerprint,
+        "folder of images": str(wanted.images.resolve()),
+        "wish for figures": str(pictures),
+    }
+    begin(ledger, about)
+    return ledger
+
+
+def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
+    wanted: TableRun,
+    table: Table,
+    encoder: Encoder,
+    ledger: Ledger,
+    footprint: Footprint,
+    plan: Plan,
+    scale: FloatArray,
+    show: Show,
+) -> None:
+    """Score row by row; the output file grows with them, ranks still empty."""
+    before, started = ledger.row_count, time.perf_counter()
+    rows = table.rows()
+    with wanted.output.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(audit_report.header(table))
+        written = 0
+
+        def catch_up(written: int) -> int:
+            done = ledger.row_count
+            for row, scored in zip(islice(rows, done - written), ledger.rows(written, done), strict=True):
+                writer.writerow(map(report.inert, _first_results(row, scored, ledger, scale)))
+            file.flush()
+            return done
+
+        written = catch_up(written)
+        show(written, table.count, 0.0)
+        for done in score_table(
+            table, in_folder(wanted.images, plan.limits), encoder, ledger, footprint, plan
+        ):
+            written = catch_up(written)
+            seconds = time.perf_counter() - started
+            show(done, table.count, (done - before) / seconds if seconds else 0.0)
+
+
+def _first_results(row: Row, scored: Done, ledger: Ledger, scale: FloatArray) -> list[str]:
+    """What is known of a row before its rivals are: everything but ranks and flags."""
+    if scored.cosine is None or scored.caption is None:
+        return [*row.cells, *unscored(scored.error)]
+    cut = "yes" if ledger.caption_text(scored.caption)[1] else "no"
+    above = float(percentile([scored.cosine], scale)[0])
+    return [*row.cells, f"{scored.cosine:.6f}", f"{above:.2f}", "", "", "", cut, "", ""]
+
+
+def _write_table(path: Path, rows: Iterable[Sequence[str]], table: Table) -> None:
+    """The whole output at once takes the place of the growing one."""
+    fresh = path.with_name(path.name + ".new")
+    with fresh.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(audit_report.header(table))
+        for row in rows:
+            writer.writerow(map(report.inert, row))
+    os.replace(fresh, path)
+
+
+def _progress_files(output: Path) -> list[Path]:
+    name = output.name + ".progress"
+    return [output.with_name(name + ending) for ending in ("", "-wal", "-shm")]
+
+
+@contextmanager
+def _output_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or output
+        raise OutputError(f"{where} cannot be written ({error.strerror or error})") from error
