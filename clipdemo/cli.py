@@ -109,9 +109,9 @@ def pairs(
             workers=workers,
             resume=resume,
         )
-        encoder = _encoder(checkpoint or file.pretrained_model or "embedded", device)
+        name = checkpoint or file.pretrained_model or "embedded"
         with _progress_bar("rows") as show:
-            result = run_table(wanted, encoder, show)
+            result = run_table(wanted, lambda: _encoder(name, device), show)
     typer.echo(result.as_json() if as_json else result.as_text())
     if result.summary.failed:
         raise typer.Exit(SOME_FAILED)
@@ -135,11 +135,10 @@ def rank(
     from clipdemo.scored_images import score_images
 
     with _words():
+        texts = _texts(caption, captions)
         encoder = _encoder(checkpoint, device)
         with _progress_bar("images") as show:
-            scored = score_images(
-                images, _texts(caption, captions), template or [], encoder, (batch_size, workers), show
-            )
+            scored = score_images(images, texts, template or [], encoder, (batch_size, workers), show)
         if output:
             _write(output, scored.ranking_csv())
     typer.echo(scored.ranking_json(top) if as_json else scored.ranking_text(top))
@@ -164,11 +163,10 @@ def matrix(
     from clipdemo.scored_images import score_images
 
     with _words():
+        texts = _texts(caption, captions)
         encoder = _encoder(checkpoint, device)
         with _progress_bar("images") as show:
-            scored = score_images(
-                images, _texts(caption, captions), template or [], encoder, (batch_size, workers), show
-            )
+            scored = score_images(images, texts, template or [], encoder, (batch_size, workers), show)
         if figure:
             _write(figure, scored.matrix_png())
         if output:
@@ -192,7 +190,7 @@ def checkpoints(as_json: AsJson = False) -> None:
         for entry in CATALOGUE.values()
     ]
     if as_json:
-        typer.echo(json.dumps(entries, indent=2))
+        typer.echo(json.dumps({"checkpoints": entries}, indent=2))
         return
     for entry in entries:
         state = "on this machine" if entry["here"] else "to be downloaded"

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,17 +146,23 @@ def _figures(retrieval: Retrieval) -> str:
     )
 
 
-def run_table(wanted: TableRun, encoder: Encoder, show: Show) -> Result:
+def run_table(wanted: TableRun, load: Callable[[], Encoder], show: Show) -> Result:
     """Score a table and write everything that is wanted.
+
+    Args:
+        wanted: what to do.
+        load: gives the encoder; asked only once the table and the places to write to are found usable.
+        show: told of rows done.
 
     Raises:
         TableError: a table that cannot be used, or that changes while it is scored.
         FileMissingError: no folder of images.
         LedgerError: nothing to resume, or a run of something else.
         OutputError: a file that cannot be written.
-        CheckpointError: weights that turn out broken.
+        CheckpointError: a checkpoint that cannot be used.
     """
     table = _open(wanted)
+    encoder = load()
     limits = Limits.from_environment()
     footprint = Footprint()
     samples, neutral = gallery.sample_items(), gallery.NEUTRAL_CAPTIONS
@@ -202,6 +208,11 @@ def _open(wanted: TableRun) -> Table:
     if not wanted.images.is_dir():
         raise FileMissingError(f"there is no folder of images {wanted.images}")
     _check_places(wanted)
+    progress = _progress_files(wanted.output)[0]
+    if progress.exists() and not wanted.resume:
+        raise LedgerError(
+            f"{progress} holds the progress of a run that was stopped; add --resume to go on, or delete that file"
+        )
     image, caption = wanted.columns
     name = shown(wanted.table.name)
     return open_table(name, lambda: wanted.table.open("rb"), image_column=image, caption_column=caption)
@@ -239,12 +250,7 @@ def _changed(wanted: TableRun) -> TableError:
 
 
 def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bool) -> Ledger:
-    path = _progress_files(wanted.output)[0]
-    if path.exists() and not wanted.resume:
-        raise LedgerError(
-            f"{path} holds the progress of a run that was stopped; add --resume to go on, or delete that file"
-        )
-    ledger = Ledger(path)
+    ledger = Ledger(_progress_files(wanted.output)[0])
     about = {
         "table": table.sha256,
         "image column": str(table.image),

@@ -1,10 +1,10 @@
 """The report opens without a network and runs nothing, whatever a table holds; the pictures are pictures."""
 
 import io
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from inert_pages import Page, is_inert
 from PIL import Image
 from plain_encoder import BACKGROUND, SQUARES, PlainEncoder, Shelf, scored, table_of
 
@@ -35,36 +35,6 @@ def audited(rows, *, files=SQUARES, header=("image", "caption"), name="plain", t
 def html_of(audit, **options):
     cost = audit_report.footprint_html([Stage("fetch <b>", 1.5, 3)], 2.0, "cpu", 5_000_000, None)
     return audit_report.audit_html(audit, audit.summary(), cost, **options)
-
-
-class Page(HTMLParser):
-    """What a browser would make of it."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        self.text = " ".join("".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
-def is_inert(page):
-    return (
-        not {"script", "iframe", "object", "embed", "link", "base", "form", "svg"} & set(page.tags)
-        and page.tags.count("style") == 1
-        and not [name for _, name, _ in page.attributes if name.startswith("on") or name == "style"]
-        and all(
-            value.startswith("data:image/") for _, name, value in page.attributes if name in {"src", "href"}
-        )
-        and "srcset" not in {name for _, name, _ in page.attributes}
-    )
 
 
 def test_hostile_text_stays_text_wherever_it_stands():

@@ -1,0 +1,191 @@
+"""Runs the real command in processes of its own, which can be stopped and killed like any other.
+
+Importing torch takes seconds, so one process (``python commands.py``) imports it once and forks: a child runs
+``clipdemo.cli.main`` with its own arguments, folder and streams, and is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).parents[2]
+
+
+def environment() -> dict[str, str]:
+    """Offline, one width, one thread: what is computed does not hang on the machine's cores."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "100",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUTF8": "1",
+        "CLIPDEMO_URL_SECONDS": "1",
+    }
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; a negative code is the signal that killed it."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Running:
+    """A command that may still run."""
+
+    def __init__(self, pid: int, streams: Path, server: Commands) -> None:
+        self.pid, self._streams, self._server = pid, streams, server
+        self._code: int | None = None
+
+    def ended(self) -> bool:
+        """Whether it is over, by itself or not."""
+        if self._code is None:
+            self._code = self._server.ask({"poll": self.pid})["code"]
+        return self._code is not None
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, unless it is over; its number is not given to another process before it is waited for."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> Ended:
+        """Wait for its end."""
+        if self._code is None:
+            self._code = self._server.ask({"wait": self.pid})["code"]
+        out, err = (self._streams.with_suffix(end).read_text("utf-8") for end in (".out", ".err"))
+        return Ended(self._code, out, err)
+
+
+class Commands:
+    """The process that forks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        command = [sys.executable, __file__]
+        self._server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
+
+    def start(self, *arguments: object, cwd: Path) -> Running:
+        """``clipdemo`` with these arguments."""
+        self._count += 1
+        streams = self._folder / f"run-{self._count}"
+        pid = self.ask({"argv": list(map(str, arguments)), "cwd": str(cwd), "streams": str(streams)})["pid"]
+        return Running(pid, streams, self)
+
+    def run(self, *arguments: object, cwd: Path) -> Ended:
+        """The same, to its end."""
+        return self.start(*arguments, cwd=cwd).wait()
+
+    def ask(self, question: dict[str, object]) -> dict[str, int | None]:
+        """One line there, one line back."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(question) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self._server.communicate()
+
+
+@contextmanager
+def forking(folder: Path) -> Iterator[Commands]:
+    """Commands that start in no time."""
+    commands = Commands(folder)
+    try:
+        yield commands
+    finally:
+        commands.close()
+
+
+def fresh(arguments: Sequence[object], cwd: Path, **more: str) -> Ended:
+    """``python -m clipdemo`` as a person runs it."""
+    command = [sys.executable, "-m", "clipdemo", *map(str, arguments)]
+    done = subprocess.run(command, cwd=cwd, env=environment() | more, capture_output=True, check=False)
+    return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def _become(question: dict[str, str], arguments: list[str]) -> NoReturn:
+    """Turn this forked process into the command; never returns."""
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    for number, end in ((1, ".out"), (2, ".err")):
+        with Path(question["streams"] + end).open("wb") as stream:
+            os.dup2(stream.fileno(), number)
+    os.chdir(question["cwd"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["clipdemo", *arguments]
+    from clipdemo.cli import main
+
+    code = 1
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        if sys.exc_info()[0]:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # taking torch down again takes seconds
+
+
+def _serve() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal of the tests is theirs
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    import clipdemo.encoder
+    import clipdemo.table_run  # noqa: F401
+    from clipdemo import gallery
+
+    torch.set_num_threads(1)
+    gallery.sample_items()
+    assert CLIPModel and CLIPImageProcessorPil and CLIPTokenizer  # noqa: PT018 - resolved late, so named here
+    codes: dict[int, int] = {}
+    for line in sys.stdin:
+        question = json.loads(line)
+        if "argv" in question:
+            pid = os.fork()
+            if pid == 0:
+                _become(question, question["argv"])
+            answer = {"pid": pid}
+        else:
+            pid = question.get("wait") or question["poll"]
+            if pid not in codes:
+                done, status = os.waitpid(pid, 0 if "wait" in question else os.WNOHANG)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+            answer = {"code": codes.get(pid)}
+        print(json.dumps(answer), flush=True)  # noqa: T201 - the other end reads it
+
+
+def wait_until(holds, running: Running, seconds: float = 60.0) -> bool:
+    """Whether ``holds()`` came true before the command ended."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if running.ended():
+            return False
+        assert time.monotonic() < deadline, "the command neither went on nor ended"
+        time.sleep(0.002)
+    return True
+
+
+if __name__ == "__main__":
+    _serve()
