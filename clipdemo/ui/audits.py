@@ -22,12 +22,14 @@ from clipdemo.pairs import Plan, score_table
 from clipdemo.scoring import background
 from clipdemo.sources import Source
 from clipdemo.tables import Table, open_table
+from clipdemo.typed_tables import unpacked_bytes
 from clipdemo.types import Rejected
 from clipdemo.ui.state import PATIENCE
 
 BATCH = 8  # images of one step: a click waits for one step at most
 TIME_SLICE = 1.0
 WORKERS = 4
+MAX_UNPACKED = 5  # times the largest file: what a Parquet table may unpack to
 IMAGE_BYTES = 200 * MEGABYTE  # of uploaded images and zips, held until the run ends
 
 
@@ -127,6 +129,12 @@ def check_size(data: bytes, limits: Limits) -> None:
     if len(data) > limits.file_bytes:
         raise TableError(
             f"the table has {len(data):,} bytes; this server takes {limits.file_bytes:,}; "
+            "split it, or use clipdemo pairs on the command line"
+        )
+    unpacked = unpacked_bytes(lambda: io.BytesIO(data)) if data.startswith(b"PAR1") else 0
+    if unpacked > MAX_UNPACKED * limits.file_bytes:
+        raise TableError(
+            f"the table unpacks to {unpacked:,} bytes; this server takes {MAX_UNPACKED * limits.file_bytes:,}; "
             "split it, or use clipdemo pairs on the command line"
         )
 

@@ -116,6 +116,19 @@ def test_a_table_that_cannot_be_used_is_refused_in_words(run_app, table, words):
     assert not any(button.label.startswith("Audit under") for button in page.button)
 
 
+def test_a_parquet_table_that_unpacks_to_too_much_is_refused(run_app):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    out = io.BytesIO()
+    parquet.write_table(
+        pa.table({"image": ["a.jpg"] * 9, "caption": ["x" * 200_000] * 9}), out, use_dictionary=False
+    )
+    assert len(out.getvalue()) < 200_000
+    page = bring(open_page(run_app, CLIPDEMO_MAX_FILE_MB="0.2"), out.getvalue(), name="big.parquet")
+    assert "unpacks to" in page.error[0].value
+
+
 def test_columns_can_be_chosen(run_app):
     table = b"photo,words,caption\ncat.jpg,a cat,x\n"
     page = bring(open_page(run_app), table, ("cat.jpg", sample("cat.jpg")))
