@@ -170,10 +170,12 @@ class Audit:
 
 
 def result_columns(table: Table) -> tuple[str, ...]:
-    """Names of the result columns; all get a prefix where the table already uses one of them."""
+    """Names of the result columns; all get a prefix, if need be twice, where the table already uses one of them."""
     taken = {column.strip().lower() for column in table.columns}
-    prefix = "clipdemo_" if taken & set(RESULT_COLUMNS) else ""
-    return tuple(prefix + column for column in RESULT_COLUMNS)
+    names: tuple[str, ...] = RESULT_COLUMNS
+    while taken.intersection(names):
+        names = tuple("clipdemo_" + name for name in names)
+    return names
 
 
 def unscored(error: str) -> tuple[str, ...]:

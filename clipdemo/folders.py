@@ -6,6 +6,7 @@ and nothing else.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def _the_one(cell: str, found: list[str], files: Mapping[str, Source]) -> bytes:
     return files[found[0]].read()
 
 
+def shown(name: str) -> str:
+    """The name as text: bytes of a file name that are no UTF-8 cannot be printed or written to a file."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def given(arguments: Iterable[str], limits: Limits) -> Iterator[Source | Rejected]:
     """What a command's arguments name: URLs, image files, zips, and the image files of folders."""
     for argument in arguments:
@@ -103,11 +109,11 @@ def given(arguments: Iterable[str], limits: Limits) -> Iterator[Source | Rejecte
             try:
                 data = _read(path, MAX_ZIP)
             except (FileMissingError, ImageTooLargeError) as error:
-                yield Rejected(argument, error.verdict, str(error), "file")
+                yield Rejected(shown(argument), error.verdict, str(error), "file")
                 continue
-            yield from sources.expand(path.name, data, "file", limits)
+            yield from sources.expand(shown(path.name), data, "file", limits)
         else:
-            yield Source(argument, "file", _reader(path, limits))
+            yield Source(shown(argument), "file", _reader(path, limits))
 
 
 def _files_of(folder: Path, limits: Limits) -> Iterator[Source | Rejected]:
@@ -116,9 +122,11 @@ def _files_of(folder: Path, limits: Limits) -> Iterator[Source | Rejected]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in _SUFFIXES and not hidden:
             found = True
-            yield Source(str(path.relative_to(folder)), "file", _reader(path, limits))
+            yield Source(shown(str(path.relative_to(folder))), "file", _reader(path, limits))
     if not found:
-        yield Rejected(str(folder), "no images", "the folder holds no image files; give another one", "file")
+        yield Rejected(
+            shown(str(folder)), "no images", "the folder holds no image files; give another one", "file"
+        )
 
 
 def _reader(path: Path, limits: Limits) -> Callable[[], bytes]:

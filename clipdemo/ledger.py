@@ -61,22 +61,24 @@ class Ledger:
         path: of the file, made when it is not there; None keeps everything in memory.
 
     Raises:
-        LedgerError: the file cannot be opened or is no ledger.
+        LedgerError: the file cannot be opened, is no ledger, or is in the hands of another run.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         try:
             # A page's script runs in another thread each time, one at a time.
-            self._base = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+            self._base = sqlite3.connect(
+                path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
+            )
             self._base.execute("PRAGMA journal_mode = WAL")  # a killed process loses nothing committed
             self._base.execute("PRAGMA synchronous = NORMAL")
             self._base.execute("PRAGMA cache_size = -8000")
             if not self._base.execute("SELECT name FROM sqlite_master").fetchall():
                 self._base.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._base.execute("SELECT number FROM rows LIMIT 1")
+            self._base.execute("BEGIN IMMEDIATE")  # nobody else writes between two commits
         except sqlite3.Error as error:
-            raise LedgerError(f"the progress file {path} cannot be used ({error}); delete it") from error
-        self._base.execute("BEGIN")
+            raise LedgerError(_refused(path, error)) from error
 
     def commit(self) -> None:
         """Make everything so far outlast this process.
@@ -86,7 +88,7 @@ class Ledger:
         """
         try:
             self._base.execute("COMMIT")
-            self._base.execute("BEGIN")
+            self._base.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
             raise LedgerError(
                 f"the progress cannot be written ({error}); free some disk space and resume"
@@ -226,6 +228,14 @@ class Ledger:
 
     def _one(self, query: str) -> int:
         return int(self._base.execute(query).fetchone()[0])
+
+
+def _refused(path: Path | None, error: sqlite3.Error) -> str:
+    if path is None or not path.exists():
+        return f"the progress file {path} cannot be made ({error}); write the output to another folder"
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+        return f"the progress file {path} is in use; another run writes the same output"
+    return f"the progress file {path} cannot be used ({error}); delete it"
 
 
 def _blob(embedding: FloatArray) -> bytes:

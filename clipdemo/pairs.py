@@ -27,6 +27,7 @@ from clipdemo.types import Encoder, ImageItem, Rejected
 
 CHUNK = 64  # rows between two commits, unless a batch needs more
 MAX_CAPTION = 10_000  # characters; no checkpoint reads a tenth of it
+_NO_NUMBER = "not usable: the checkpoint gives no number for the {}; choose another checkpoint"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def score_table(
         elif thing is not None:
             _keep_images(batch, encoder, ledger, footprint, plan)
             _finish(thing, table, encoder, ledger, footprint, plan)
-            begun.difference_update(image_cell(row, table) for row in thing)
+            # A row that cannot be scored never began its image; a later row may have.
+            begun.difference_update(image_cell(row, table) for row in thing if not problem(row, table))
             ledger.commit()
         if thing is None or isinstance(thing, list):
             yield ledger.row_count
@@ -171,9 +173,11 @@ def _keep_images(
         with footprint.stage("encode images", len(fresh)):
             rows = encoder.encode_images(list(fresh.values()))
         for row, item in zip(rows, fresh.values(), strict=True):
-            ledger.add_image(item.sha256, row, item.thumbnail if plan.thumbnails else None)
+            if np.isfinite(row).all():
+                ledger.add_image(item.sha256, row, item.thumbnail if plan.thumbnails else None)
     for item in batch:
-        ledger.add_file(item.name, ledger.image(item.sha256))
+        image = ledger.image(item.sha256)
+        ledger.add_file(item.name, image, "" if image is not None else _NO_NUMBER.format("image"))
     batch.clear()
 
 
@@ -181,9 +185,7 @@ def _finish(
     rows: Sequence[Row], table: Table, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
 ) -> None:
     """Encode the captions of rows whose images are here, and write the rows down."""
-    images: list[int] = []
-    captions: list[str] = []
-    usable: list[int] = []
+    wanted: list[tuple[int, int, str]] = []  # row, image, caption
     errors: dict[int, str] = {}
     for row in rows:
         wrong = problem(row, table)
@@ -191,17 +193,21 @@ def _finish(
         if file is None or file.image is None:
             errors[row.number] = wrong or (file.error if file else "the image was not read")
         else:
-            usable.append(row.number)
-            images.append(file.image)
-            captions.append(caption_cell(row, table))
-    _keep_captions(captions, encoder, ledger, footprint, plan)
-    ids = [found for caption in captions if (found := ledger.caption(caption)) is not None]
+            wanted.append((row.number, file.image, caption_cell(row, table)))
+    _keep_captions([caption for *_, caption in wanted], encoder, ledger, footprint, plan)
+    usable: list[tuple[int, int, int]] = []  # row, image, caption
+    for number, image, text in wanted:
+        caption = ledger.caption(text)
+        if caption is None:
+            errors[number] = _NO_NUMBER.format("caption")
+        else:
+            usable.append((number, image, caption))
     done = [Done(number, None, None, None, error) for number, error in errors.items()]
     if usable:
-        together = ledger.image_embeddings(images), ledger.caption_embeddings(ids)
+        _, images, captions = zip(*usable, strict=True)
+        together = ledger.image_embeddings(images), ledger.caption_embeddings(captions)
         cosines = np.einsum("nd,nd->n", *together).clip(-1, 1)
-        for at in zip(usable, images, ids, cosines.tolist(), strict=True):
-            done.append(Done(*at, error=""))
+        done += [Done(*at, cosine, "") for at, cosine in zip(usable, cosines.tolist(), strict=True)]
     ledger.add_rows(done)
 
 
@@ -217,5 +223,6 @@ def _keep_captions(
             rows = encode_queries(encoder, [Query.plain(caption) for caption in some])
         embeddings.update(zip(some, rows, strict=True))
     for caption in fresh:
-        cut = bool(encoder.caption_tokens(caption).cut)
-        ledger.add_caption(caption, embeddings[caption], cut)
+        if np.isfinite(embeddings[caption]).all():
+            cut = bool(encoder.caption_tokens(caption).cut)
+            ledger.add_caption(caption, embeddings[caption], cut)

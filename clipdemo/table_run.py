@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 from clipdemo import audit_report, checkpoints, gallery, report
 from clipdemo.audit import Retrieval, Summary, judge, unscored
-from clipdemo.errors import LedgerError, OutputError, TableError
-from clipdemo.folders import in_folder
+from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
+from clipdemo.folders import in_folder, shown
 from clipdemo.footprint import Footprint, Show, Stage, peak_resident_bytes
 from clipdemo.ledger import Done, Ledger
 from clipdemo.limits import MEGABYTE, Limits
@@ -150,7 +150,8 @@ def run_table(wanted: TableRun, encoder: Encoder, show: Show) -> Result:
     """Score a table and write everything that is wanted.
 
     Raises:
-        TableError: a table that cannot be used.
+        TableError: a table that cannot be used, or that changes while it is scored.
+        FileMissingError: no folder of images.
         LedgerError: nothing to resume, or a run of something else.
         OutputError: a file that cannot be written.
         CheckpointError: weights that turn out broken.
@@ -168,6 +169,7 @@ def run_table(wanted: TableRun, encoder: Encoder, show: Show) -> Result:
         try:
             _score(wanted, table, encoder, ledger, footprint, plan, scale, show)
             audit = judge(table, ledger, encoder.checkpoint, scale, footprint)
+            _check_unchanged(wanted, table)
             _write_table(wanted.output, audit.rows(), table)
             files = [str(wanted.output), *audit_report.write_figures(audit, wanted.figures)]
             result = Result(
@@ -179,7 +181,7 @@ def run_table(wanted: TableRun, encoder: Encoder, show: Show) -> Result:
                 peak_resident_bytes(),
                 checkpoints.peak_gpu_bytes(),
                 table.notes,
-                tuple(files + ([str(wanted.report)] if wanted.report else [])),
+                tuple(map(shown, files + ([str(wanted.report)] if wanted.report else []))),
             )
             if wanted.report:
                 cost = audit_report.footprint_html(
@@ -197,12 +199,43 @@ def run_table(wanted: TableRun, encoder: Encoder, show: Show) -> Result:
 def _open(wanted: TableRun) -> Table:
     if not wanted.table.is_file():
         raise TableError(f"there is no table {wanted.table}")
-    if wanted.output.resolve() == wanted.table.resolve():
-        raise OutputError(f"the output {wanted.output} is the table itself; name another file")
+    if not wanted.images.is_dir():
+        raise FileMissingError(f"there is no folder of images {wanted.images}")
+    _check_places(wanted)
     image, caption = wanted.columns
-    return open_table(
-        wanted.table.name, lambda: wanted.table.open("rb"), image_column=image, caption_column=caption
-    )
+    name = shown(wanted.table.name)
+    return open_table(name, lambda: wanted.table.open("rb"), image_column=image, caption_column=caption)
+
+
+def _check_places(wanted: TableRun) -> None:
+    """What cannot be written is said before hours of work, and nothing but a plain file is overwritten."""
+    files = [wanted.output] + ([wanted.report] if wanted.report else [])
+    for file in files:
+        if not file.parent.is_dir():
+            raise OutputError(f"there is no folder {file.parent} for {file.name}; make it first")
+        if file.exists() and not file.is_file():
+            raise OutputError(f"{file} is not a file; name another one")
+        if file.exists() and file.samefile(wanted.table):
+            raise OutputError(f"the output {file} is the table itself; name another file")
+    if len({file.resolve() for file in files}) < len(files):
+        raise OutputError(f"the report and the scored table cannot both be {wanted.output}")
+    if wanted.figures and wanted.figures.exists() and not wanted.figures.is_dir():
+        raise OutputError(f"{wanted.figures} is not a folder; name another one")
+
+
+def _check_unchanged(wanted: TableRun, table: Table) -> None:
+    try:
+        with wanted.table.open("rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == table.sha256
+    except OSError as error:
+        raise TableError(f"{wanted.table} can no longer be read ({error.strerror})") from error
+    if not same:
+        raise _changed(wanted)
+
+
+def _changed(wanted: TableRun) -> TableError:
+    progress = _progress_files(wanted.output)[0]
+    return TableError(f"{wanted.table} was changed while it was scored; delete {progress} and start anew")
 
 
 def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bool) -> Ledger:
@@ -217,7 +250,7 @@ def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bo
         "image column": str(table.image),
         "caption column": str(table.caption),
         "checkpoint": checkpoint.fingerprint,
-        "folder of images": str(wanted.images.resolve()),
+        "folder of images": shown(str(wanted.images.resolve())),
         "wish for figures": str(pictures),
     }
     begin(ledger, about)
@@ -239,12 +272,15 @@ def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
     rows = table.rows()
     with wanted.output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(audit_report.header(table))
+        writer.writerow(map(report.inert, audit_report.header(table)))
         written = 0
 
         def catch_up(written: int) -> int:
             done = ledger.row_count
-            for row, scored in zip(islice(rows, done - written), ledger.rows(written, done), strict=True):
+            for scored in ledger.rows(written, done):
+                row = next(rows, None)
+                if row is None:
+                    raise _changed(wanted)
                 writer.writerow(map(report.inert, _first_results(row, scored, ledger, scale)))
             file.flush()
             return done
@@ -273,7 +309,7 @@ def _write_table(path: Path, rows: Iterable[Sequence[str]], table: Table) -> Non
     fresh = path.with_name(path.name + ".new")
     with fresh.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(audit_report.header(table))
+        writer.writerow(map(report.inert, audit_report.header(table)))
         for row in rows:
             writer.writerow(map(report.inert, row))
     os.replace(fresh, path)
