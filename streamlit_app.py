@@ -6,8 +6,8 @@ from pathlib import Path
 import streamlit as st
 
 from clipdemo.errors import ClipdemoError
-from clipdemo.ui import inputs, state, views
-from clipdemo.ui.pages import about, matrix, rank
+from clipdemo.ui import audits, inputs, state, views
+from clipdemo.ui.pages import about, audit, matrix, rank
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -27,6 +27,12 @@ try:
         [
             ranking,
             st.Page(partial(matrix.show, view), title="Matrix", url_path="matrix", icon=":material/grid_on:"),
+            st.Page(
+                partial(audit.show, view, shared),
+                title="Audit",
+                url_path="audit",
+                icon=":material/fact_check:",
+            ),
             st.Page(partial(about.show, view), title="About", url_path="about", icon=":material/info:"),
         ],
         position="top",
@@ -36,5 +42,6 @@ try:
     page.run()
     state.warm_up(shared, view.checkpoint)
     state.work(view, space, shared.limits)
+    audits.work()
 except ClipdemoError as error:
     st.error(views.plain(str(error), 500), icon=":material/error:")

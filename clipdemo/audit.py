@@ -18,7 +18,7 @@ from clipdemo.types import Checkpoint
 
 SWAPPED, WEAK, DUPLICATE = "likely swapped", "weak", "duplicate image"
 FLAGS = (SWAPPED, WEAK, DUPLICATE)
-WEAK_BELOW, STRONG_FROM = 80.0, 99.0  # percentiles, as on the score card
+WEAK_BELOW, POSSIBLE_FROM, STRONG_FROM = 80.0, 95.0, 99.0  # percentiles, as on the score card
 CUTS = (1, 5, 10)
 RESULT_COLUMNS = (
     "similarity",
@@ -202,7 +202,7 @@ def judge(
         percentiles = similarity.percentile(cosines, background)
         weak = percentiles < WEAK_BELOW
         swapped = weak & (
-            _strong_elsewhere(pairs, rivals, background) | _gains(ledger, pairs, cosines, rivals)
+            _strong_elsewhere(pairs, rivals, background) | _gains(ledger, pairs, cosines, rivals, background)
         )
         twice = ledger.duplicates()
     flags = [
@@ -227,19 +227,27 @@ def _strong_elsewhere(pairs: IntArray, rivals: Rivals, background: FloatArray) -
     return (of_image >= STRONG_FROM) & (of_caption >= STRONG_FROM)
 
 
-def _gains(ledger: Ledger, pairs: IntArray, cosines: FloatArray, rivals: Rivals) -> BoolArray:
-    """(n,) whether both would gain if a pair exchanged captions with the pair whose caption fits its image best."""
+def _gains(
+    ledger: Ledger, pairs: IntArray, cosines: FloatArray, rivals: Rivals, background: FloatArray
+) -> BoolArray:
+    """(n,) whether exchanging captions with the pair whose caption fits the image best gives two possible matches.
+
+    The other pair must gain, too; that this one does follows from its being weak.
+    """
     owner = np.full(ledger.caption_count, -1, dtype=np.int64)
     owner[pairs[::-1, 1]] = np.arange(len(pairs))[::-1]  # the first pair of each caption
     rival = rivals.rival_caption[pairs[:, 0]]
-    wanted = np.flatnonzero((rivals.rival_caption_cosine[pairs[:, 0]] > cosines) & (rival >= 0))
+    possible = similarity.percentile(rivals.rival_caption_cosine[pairs[:, 0]], background) >= POSSIBLE_FROM
+    wanted = np.flatnonzero(possible & (rival >= 0))
     gains = np.zeros(len(pairs), dtype=np.bool_)
     for start in range(0, len(wanted), BLOCK):
         some = wanted[start : start + BLOCK]
         other = owner[rival[some]]
         theirs = ledger.image_embeddings(pairs[other, 0].tolist())
         ours = ledger.caption_embeddings(pairs[some, 1].tolist())
-        gains[some] = np.einsum("nd,nd->n", theirs, ours) > cosines[other]
+        exchanged = np.einsum("nd,nd->n", theirs, ours)
+        likely = similarity.percentile(exchanged, background) >= POSSIBLE_FROM
+        gains[some] = likely & (exchanged > cosines[other])
     return gains
 
 

@@ -16,7 +16,16 @@ from clipdemo.matrices import COLOURS, Sheet
 from clipdemo.similarity import FloatArray
 
 FEW_CELLS = 150  # so many numbers can be read in one picture
+TARGETS = 1  # the trace of a figure whose points are the cells that can be clicked
 CLEAR = "rgba(0,0,0,0)"
+_UNSEEN = {
+    "xaxis": "x2",
+    "yaxis": "y2",
+    "mode": "markers",
+    "marker": {"symbol": "square", "opacity": 0, "maxdisplayed": 1},
+    "selected": {"marker": {"opacity": 0}},
+    "unselected": {"marker": {"opacity": 0}},
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
     """A score matrix as coloured cells; each cell can be hovered over and clicked.
 
     Plotly's heatmaps give no selection event, so an invisible scatter of the cells' centres lies above:
-    point ``row * n_columns + column``. Only one marker is drawn (``maxdisplayed``): hovering and selecting
+    point ``row * n_columns + column`` of trace ``TARGETS``. Only one marker is drawn (``maxdisplayed``): hovering and selecting
     go by distance, and thousands of drawn markers would make the page crawl.
 
     Args:
@@ -75,6 +84,7 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
                 colorbar=_colour_bar(sheet, rows.length + top + 8),
             ),
             _targets(sheet, extra),
+            _with_itself(sheet),
         ]
     )
     figure.update_layout(
@@ -85,7 +95,7 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
         images=[_strip(rows, down=True), _strip(columns, down=False)],
         annotations=[_heading(f"{sheet.unit}, {title}", top)],
         height=rows.length + top + 8,
-        margin={"l": left, "r": 8, "t": top, "b": 8, "pad": 0},
+        margin={"l": left, "r": _right(left, columns), "t": top, "b": 8, "pad": 0},
         hovermode="closest",
         hoverdistance=-1,
         hoverlabel={"align": "left"},
@@ -98,7 +108,8 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
 
 def heatmap_width(rows: Axis, columns: Axis) -> int:
     """Pixels a heatmap needs at least."""
-    return _row_margin(rows) + columns.length + 8
+    left = _row_margin(rows)
+    return left + columns.length + _right(left, columns)
 
 
 def one_file_html(figure: go.Figure, title: str, note: str) -> bytes:
@@ -137,15 +148,16 @@ def _targets(sheet: Sheet, extra: Sequence[FloatArray]) -> go.Scatter:
     return go.Scatter(
         x=np.where(solid, column, -9),
         y=row,
-        xaxis="x2",
-        yaxis="y2",
-        mode="markers",
-        marker={"symbol": "square", "opacity": 0, "maxdisplayed": 1},
-        selected={"marker": {"opacity": 0}},
-        unselected={"marker": {"opacity": 0}},
         customdata=np.stack([np.nan_to_num(part).ravel() for part in (sheet.values, *extra)], axis=1),
         hovertemplate=f"<b>%{{y}}</b><br>%{{x}}{shown}{told}<extra></extra>",
+        **_UNSEEN,
     )
+
+
+def _with_itself(sheet: Sheet) -> go.Scatter:
+    """The empty cells, so that the pointer over one does not tell its neighbour's number."""
+    row, column = np.nonzero(np.isnan(sheet.values))
+    return go.Scatter(x=column, y=row, hovertemplate="<b>%{y}</b><br>with itself<extra></extra>", **_UNSEEN)
 
 
 def _numbers(sheet: Sheet) -> list[list[str]]:
@@ -172,7 +184,8 @@ def _heading(text: str, top: int) -> dict[str, Any]:
 
 def _colour_bar(sheet: Sheet, height: int) -> dict[str, Any]:
     """A bar above the columns, its numbers those of the view and not positions on the scale."""
-    places = np.linspace(0, 1, 5)
+    steps = abs(sheet.high - sheet.low) if sheet.decimals == 0 else 4
+    places = np.linspace(0, 1, 1 + int(min(4, max(1, steps))))
     values = sheet.low + places * (sheet.high - sheet.low)
     return {
         "orientation": "h",
@@ -183,7 +196,7 @@ def _colour_bar(sheet: Sheet, height: int) -> dict[str, Any]:
         "yref": "container",
         "yanchor": "top",
         "ypad": 0,
-        "len": 220,
+        "len": 200,
         "lenmode": "pixels",
         "thickness": 12,
         "outlinewidth": 0,
@@ -192,13 +205,21 @@ def _colour_bar(sheet: Sheet, height: int) -> dict[str, Any]:
     }
 
 
+def _right(left: int, columns: Axis) -> int:
+    """Room on the right: thumbnails keep their columns square, however much wider the colour bar is."""
+    return max(8, 360 - left - columns.length) if columns.strip else 8
+
+
 def _row_margin(rows: Axis) -> int:
     return 8 + (96 if rows.labelled else 0) + (min(rows.cell, 48) if rows.strip else 0)
 
 
 def _column_margin(columns: Axis) -> int:
     bar, strip = 70, columns.cell if columns.strip else 0
-    return bar + strip + (0 if not columns.labelled else 56 if columns.wrapped else 176)
+    if not columns.labelled:
+        return bar + strip
+    longest = max((len(name) for name in columns.names), default=0)
+    return bar + strip + (56 if columns.wrapped else min(176, 7 * longest + 16))
 
 
 def _axis(axis: Axis, **more: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Limits:
         images: images in one workspace.
         captions: captions in one workspace.
         file_bytes: bytes of one image file, also of one fetched or unzipped one.
+        rows: rows of one audited table.
         urls: URLs in one paste.
         url_seconds: seconds from asking for a URL to its last byte.
         urls_allowed: whether the server fetches URLs at all.
@@ -28,6 +29,7 @@ class Limits:
 
     images: int = 200
     captions: int = 50
+    rows: int = 2_000
     file_bytes: int = 20 * MEGABYTE
     urls: int = 50
     url_seconds: float = 10.0
@@ -45,6 +47,7 @@ class Limits:
         return cls(
             images=int(_number(environment, "CLIPDEMO_MAX_IMAGES", cls.images)),
             captions=int(_number(environment, "CLIPDEMO_MAX_CAPTIONS", cls.captions)),
+            rows=int(_number(environment, "CLIPDEMO_MAX_ROWS", cls.rows)),
             file_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_MAX_FILE_MB", 20.0)),
             urls=int(_number(environment, "CLIPDEMO_MAX_URLS", cls.urls)),
             url_seconds=_number(environment, "CLIPDEMO_URL_SECONDS", cls.url_seconds),

@@ -10,6 +10,7 @@ import numpy as np
 from clipdemo import similarity
 from clipdemo.errors import CaptionError, ImageError
 from clipdemo.prompts import Query, Templates
+from clipdemo.rivals import find_rivals
 from clipdemo.similarity import FloatArray
 from clipdemo.types import Encoder, Hit, ImageItem, PairScore, ScoreMatrix
 
@@ -47,31 +48,39 @@ def score_matrix(
 
 
 def score_pairs(encoder: Encoder, pairs: Sequence[tuple[ImageItem, str]]) -> list[PairScore]:
-    """Score images with the captions that belong to them, each pair among all the others as rivals.
+    """Score images with the captions that belong to them, each pair among all its rivals.
+
+    A caption's rivals are the captions of other images only, an image's the images of other captions only.
 
     Args:
         encoder: from ``load_encoder``.
-        pairs: (image, caption); an image or caption may come more than once, and counts once as a rival.
+        pairs: (image, caption); an image or caption may come more than once, and counts once.
 
     Returns:
         One score per pair, in the order given.
     """
     _check([image for image, _ in pairs], [])
+    if not pairs:
+        return []
     images = list({image.sha256: image for image, _ in pairs}.values())
     captions = list(dict.fromkeys(caption for _, caption in pairs))
     row_of = {image.sha256: row for row, image in enumerate(images)}
     column_of = {caption: column for column, caption in enumerate(captions)}
-    queries = [Query.plain(caption) for caption in captions]
-    cosine = similarity.cosine(encoder.encode_images(images), encode_queries(encoder, queries, AS_TYPED))
-    by_image, by_caption = similarity.ranks(cosine, axis=1), similarity.ranks(cosine, axis=0)
-    scores = []
-    for position, (image, caption) in enumerate(pairs):
-        at = row_of[image.sha256], column_of[caption]
-        truncated = bool(encoder.caption_tokens(caption).cut)
-        scores.append(
-            PairScore(position, float(cosine[at]), int(by_image[at]), int(by_caption[at]), truncated)
+    rows = encoder.encode_images(images)
+    columns = encode_queries(encoder, [Query.plain(caption) for caption in captions])
+    at = np.array([(row_of[image.sha256], column_of[caption]) for image, caption in pairs], dtype=np.int64)
+    cosines = np.einsum("nd,nd->n", rows[at[:, 0]], columns[at[:, 1]]).clip(-1, 1)
+    found = find_rivals(lambda: iter([rows]), lambda: iter([columns]), (len(rows), len(columns)), at, cosines)
+    return [
+        PairScore(
+            position,
+            float(cosines[position]),
+            int(found.rank_of_caption[position]),
+            int(found.rank_of_image[position]),
+            bool(encoder.caption_tokens(caption).cut),
         )
-    return scores
+        for position, (_, caption) in enumerate(pairs)
+    ]
 
 
 def _check(images: Sequence[ImageItem], captions: Sequence[str]) -> None:

@@ -114,6 +114,20 @@ def read_parquet(opener: Opener) -> Content:
     return Content(columns, read, count, notes, unusable)
 
 
+def unpacked_bytes(opener: Opener) -> int:
+    """Bytes that the pages of a Parquet file declare to unpack to; they are unpacked whole.
+
+    Raises:
+        TableError: the file is broken.
+    """
+    try:
+        with opener() as file, _parquet_file(file) as parquet:
+            about = parquet.metadata
+            return sum(about.row_group(index).total_byte_size for index in range(about.num_row_groups))
+    except _parquet_errors() as error:
+        raise _broken(error) from error
+
+
 def _parquet_file(file: Any) -> Any:
     from pyarrow import parquet
 

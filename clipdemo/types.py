@@ -187,8 +187,8 @@ class PairScore:
     Attributes:
         row: position of the pair in the input.
         cosine: of the pair.
-        rank_of_caption: 1-based rank of the caption among all captions given, for this image.
-        rank_of_image: 1-based rank of the image among all images given, for this caption.
+        rank_of_caption: 1-based rank of the caption among the captions of other images, for this image.
+        rank_of_image: 1-based rank of the image among the images of other captions, for this caption.
         truncated: whether the checkpoint cut the caption's tail off.
     """
 

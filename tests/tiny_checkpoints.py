@@ -44,7 +44,7 @@ def square(colour: str, side: int = 48) -> Image.Image:
     return Image.new("RGB", (side, side), COLOURS[colour])
 
 
-def save_colour_clip(folder: Path, *, seed: int = 0) -> Path:
+def save_colour_clip(folder: Path, *, seed: int = 0, dim: int = 16) -> Path:
     """A CLIP of 2+2 layers that knows eight colours; seconds to train."""
     torch.manual_seed(seed)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -59,7 +59,7 @@ def save_colour_clip(folder: Path, *, seed: int = 0) -> Path:
         **_TOWER,
     )
     vision = CLIPVisionConfig(image_size=32, patch_size=8, **_TOWER)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     captions = [f"a {colour} square" for colour in COLOURS]
     batch = {

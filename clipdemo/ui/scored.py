@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from clipdemo import checkpoints, gallery
+from clipdemo import gallery
 from clipdemo.cache import CachedEncoder
 from clipdemo.prompts import Templates
 from clipdemo.scoring import Background, background, score_matrix
@@ -35,7 +35,7 @@ class Scored:
 def score(view: View) -> Scored | None:
     """Score what is ready; where nothing is, say why and what to do, and return None."""
     if view.encoder is None:
-        _wait(view)
+        views.show_waiting(view.checkpoint)
         return None
     items = view.ready_items()
     if not view.items:
@@ -61,13 +61,3 @@ def score(view: View) -> Scored | None:
             f":material/hourglass_top: Showing the {len(items)} of {len(view.items)} images encoded so far."
         )
     return Scored(view.encoder, matrix, scale, view.templates)
-
-
-def _wait(view: View) -> None:
-    title = views.plain(checkpoints.title(view.checkpoint))
-    st.info(
-        f"{title} is on its way; its progress is beside the picker in the sidebar. "
-        "Meanwhile you can choose the embedded model there.",
-        icon=":material/hourglass_top:",
-    )
-    st.skeleton(height=240)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -16,6 +16,8 @@ from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.loading import Status
 from clipdemo.prompts import Query, weaknesses
 from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
+
+Thing = TypeVar("Thing")
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 _SIGNS = re.compile(r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()|(?<=@)|(?<=www)(?=\.)", re.IGNORECASE)
@@ -142,6 +144,23 @@ def show_status(name: str, status: Status) -> None:
         st.progress(min(done / total, 1.0), plain(text))
     elif status.state == "loading":
         st.caption(f":material/hourglass_top: Loading {plain(title)} …")
+
+
+def show_waiting(name: str) -> None:
+    """What a page shows while its checkpoint is on its way."""
+    st.info(
+        f"{plain(checkpoints.title(name))} is on its way; its progress is beside the picker in the sidebar. "
+        "Meanwhile you can choose the embedded model there.",
+        icon=":material/hourglass_top:",
+    )
+    st.skeleton(height=240)
+
+
+def page_of(things: Sequence[Thing], size: int, name: str) -> Sequence[Thing]:
+    """The page of ``things`` that the visitor is on, with the page numbers where there are several."""
+    pages = max(1, -(-len(things) // size))
+    page = st.pagination(pages, key=f"page-{name}-{size}-{pages}") if pages > 1 else 1
+    return things[(page - 1) * size : page * size]
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -15,6 +15,7 @@ def test_every_limit_can_be_set():
         {
             "CLIPDEMO_MAX_IMAGES": "7",
             "CLIPDEMO_MAX_CAPTIONS": "8",
+            "CLIPDEMO_MAX_ROWS": "9",
             "CLIPDEMO_MAX_FILE_MB": "1.5",
             "CLIPDEMO_MAX_URLS": "9",
             "CLIPDEMO_URL_SECONDS": "2.5",
@@ -22,7 +23,7 @@ def test_every_limit_can_be_set():
             "CLIPDEMO_CACHE_MB": "30",
         }
     )
-    assert limits == Limits(7, 8, 1_500_000, 9, 2.5, False, 30_000_000)
+    assert limits == Limits(7, 8, 9, 1_500_000, 9, 2.5, False, 30_000_000)
 
 
 @pytest.mark.parametrize("value", ["zero", "-1", "0", "0.5", "nan", "inf", "1e12"])

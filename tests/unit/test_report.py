@@ -77,6 +77,15 @@ def test_plain_numbers_and_words_stay_as_they_are(cell):
     assert report.inert(cell) == cell
 
 
+def test_a_matrix_reads_back_with_its_notes():
+    values = np.array([[0.25, np.nan], [-0.5, 1.0]], np.float32)
+    data = report.matrix_csv(values, ["a.jpg", "=1+1"], ["a cat", "@x"], {"checkpoint": "tiny", "view": "-x"})
+    table = read(data)
+    assert list(table.columns) == ["Unnamed: 0", "a cat", "'@x", "checkpoint", "view"]
+    assert table.iloc[0].tolist() == ["a.jpg", 0.25, "", "tiny", "'-x"]
+    assert table.iloc[1].tolist() == ["'=1+1", -0.5, "1", "tiny", "'-x"]
+
+
 def test_words_of_any_script_survive(encoder):
     caption = 'ein „Hund", 犬 🐕 كلب'
     table = read(

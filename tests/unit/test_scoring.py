@@ -74,6 +74,17 @@ def test_pairs_are_ranked_among_each_other_and_repeats_count_once(encoder, colou
     assert scores[0].cosine == pytest.approx(scores[8].cosine)
 
 
+def test_captions_of_one_image_are_no_rivals_of_each_other(encoder, colour_items):
+    red, blue = colour_items[0], colour_items[2]
+    pairs = [(red, f"a {red.name} square"), (red, "something else"), (blue, f"a {blue.name} square")]
+    scores = score_pairs(encoder, pairs)
+    best, other = scores[0], scores[1]
+    assert best.cosine > other.cosine
+    assert best.rank_of_caption == 1
+    assert other.rank_of_caption <= 2  # only the other image's caption can come before it
+    assert score_pairs(encoder, []) == []
+
+
 def test_a_cut_caption_is_marked(encoder, colour_items):
     scores = score_pairs(encoder, [(colour_items[0], "red"), (colour_items[0], "red " * 60)])
     assert [score.truncated for score in scores] == [False, True]

@@ -84,7 +84,7 @@ def _picture(shown: str, sheet: Sheet, compared: Field) -> None:
     figure = heatmaps.heatmap(sheet, rows, columns, title=compared.title, extra=compared.extra())
     least = heatmaps.heatmap_width(rows, columns)
     # Only numbers of ours go in here. A narrow screen scrolls the chart sideways.
-    room = f"min-width: {least}px" + ("" if compared.pairs == IMAGES_CAPTIONS else f"; max-width: {least}px")
+    room = f"min-width: {least}px" + (f"; max-width: {least}px" if columns.strip else "")
     st.html(f"<style>.st-key-cells, .st-key-cells .stPlotlyChart {{ {room}; }}</style>")
     with st.container(key="heatmap", height=720 if tall and not whole else "content", border=False):
         st.plotly_chart(
@@ -105,10 +105,10 @@ def _axes(compared: Field, *, whole: bool) -> tuple[Axis, Axis]:
     count = max(1, len(down))
     cell = max(2, SCREEN // count) if whole else int(np.clip(SCREEN // count, 20, 44))
     rows = Axis(down, _strip(compared.row_images, down=True), cell, labelled=cell >= 12)
-    if compared.pairs == IMAGES_CAPTIONS:
+    if compared.pairs != IMAGES_IMAGES:
         few = len(across) <= 6
         return rows, Axis(across, None, 84 if few else 14, wrapped=few)
-    # Things against themselves stand in the same order on both sides, in square cells.
+    # Thumbnails on both sides, in the same order, need square cells.
     return rows, Axis(across, _strip(compared.row_images, down=False), cell, labelled=cell >= 12)
 
 
@@ -141,9 +141,11 @@ def _clicked(compared: Field) -> None:
     So a card that was dismissed stays closed though its cell stays selected. Plotly takes the selection
     back when the same cell is clicked again: that opens the same card again.
     """
-    points: list[int] = st.session_state["cells"]["selection"]["point_indices"]
+    points = st.session_state["cells"]["selection"]["points"]
     if points:
-        st.session_state["cell"] = divmod(points[0], len(compared.columns))
+        st.session_state.pop("cell", None)
+        if points[0]["curve_number"] == heatmaps.TARGETS:
+            st.session_state["cell"] = divmod(points[0]["point_index"], len(compared.columns))
     if "cell" in st.session_state:
         row, column = st.session_state["cell"]
         _open(compared, row, column)
@@ -217,7 +219,7 @@ def _downloads(shown: str, sheet: Sheet, compared: Field) -> None:
     def page() -> bytes:
         figure = heatmaps.heatmap(sheet, rows, columns, title=compared.title, extra=compared.extra())
         least = heatmaps.heatmap_width(rows, columns)
-        figure.update_layout(width=least if compared.pairs != IMAGES_CAPTIONS else max(900, least))
+        figure.update_layout(width=least if columns.strip else max(900, least))
         return heatmaps.one_file_html(figure, title, f"{matrices.MEANINGS[shown]} {footer}")
 
     def table() -> bytes:

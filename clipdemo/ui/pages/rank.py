@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import streamlit as st
 
@@ -23,7 +22,6 @@ EVERY_CAPTION = "Every caption"
 CAPTIONS_A_PAGE = 5
 FLOORS = [0, 50, 75, 90, 95, 99]
 
-Thing = TypeVar("Thing")
 Section = tuple[str, Sequence[Hit]]
 
 
@@ -110,7 +108,7 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
     shown: Sequence[Ranked] = rankings if chosen is None else rankings[chosen : chosen + 1]
     slot = st.container()
     if chosen is None:
-        shown = _page_of(shown, CAPTIONS_A_PAGE, "captions")
+        shown = views.page_of(shown, CAPTIONS_A_PAGE, "captions")
     sections = []
     with slot:
         for ranking in shown:
@@ -120,7 +118,7 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
             like = "Most like " if direction == LIKE_IMAGE else ""
             st.markdown(f"#### {like}{views.plain(ranking.query)}{note}")
             tiles = st.container()
-            top = hits[:k] if chosen is None else _page_of(hits, k, "images")
+            top = hits[:k] if chosen is None else views.page_of(hits, k, "images")
             with tiles:
                 _tiles(direction, matrix, ranking, top)
             sections.append((ranking.query, top))
@@ -130,13 +128,6 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
 def _pick_caption(captions: Sequence[str]) -> int | None:
     picked = st.selectbox("Caption", [EVERY_CAPTION, *captions], key="ranked-caption")
     return captions.index(picked) if picked in captions else None
-
-
-def _page_of(things: Sequence[Thing], size: int, name: str) -> Sequence[Thing]:
-    """The page of ``things`` that the visitor is on, with the page numbers where there are several."""
-    pages = max(1, -(-len(things) // size))
-    page = st.pagination(pages, key=f"page-{name}-{size}-{pages}") if pages > 1 else 1
-    return things[(page - 1) * size : page * size]
 
 
 def _tiles(direction: str, matrix: ScoreMatrix, ranking: Ranked, hits: Sequence[Hit]) -> None:

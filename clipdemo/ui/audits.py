@@ -1,0 +1,210 @@
+"""The audit of a session: a table on its way through the encoder, and what came of it."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from clipdemo import checkpoints, gallery, sources
+from clipdemo.audit import Audit, Summary, judge
+from clipdemo.cache import CachedEncoder
+from clipdemo.errors import TableError
+from clipdemo.folders import Locate, among
+from clipdemo.footprint import Footprint
+from clipdemo.ledger import Ledger
+from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.pairs import Plan, score_table
+from clipdemo.scoring import background
+from clipdemo.sources import Source
+from clipdemo.tables import Table, open_table
+from clipdemo.typed_tables import unpacked_bytes
+from clipdemo.types import Rejected
+from clipdemo.ui.state import PATIENCE
+
+BATCH = 8  # images of one step: a click waits for one step at most
+TIME_SLICE = 1.0
+WORKERS = 4
+MAX_UNPACKED = 5  # times the largest file: what a Parquet table may unpack to
+IMAGE_BYTES = 200 * MEGABYTE  # of uploaded images and zips, held until the run ends
+
+
+@dataclass
+class AuditRun:
+    """A table under way or done.
+
+    Attributes:
+        table: what is audited.
+        encoder: what it was begun under; a later switch of the checkpoint does not change it.
+        ledger: the rows so far, in memory.
+        footprint: seconds and items so far.
+        steps: gives rows done with every step; None once the run ended.
+        done: rows done.
+        stopped: whether the visitor ended it early.
+        started: on the clock.
+        seconds: it took, once it ended.
+        audit: what came of it, once it ended.
+        summary: of it.
+        rejected: uploaded files that could not be used.
+        lock: held while a step runs; after a click, the old run of the script may still be in one.
+    """
+
+    table: Table
+    encoder: CachedEncoder
+    ledger: Ledger
+    footprint: Footprint
+    steps: Iterator[int] | None
+    done: int = 0
+    stopped: bool = False
+    started: float = field(default_factory=time.perf_counter)
+    seconds: float = 0.0
+    audit: Audit | None = None
+    summary: Summary | None = None
+    rejected: list[Rejected] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def progress(self) -> str:
+        """Rows done, rate and time left, in words."""
+        seconds = time.perf_counter() - self.started
+        text = f"{self.done:,} of {self.table.count:,} rows"
+        if not self.done:
+            return text
+        rate = self.done / seconds
+        left = (self.table.count - self.done) / rate
+        return f"{text}, {rate:.1f} rows a second, about {_duration(left)} left"
+
+    def stop(self) -> None:
+        """End it here; the rows done are kept."""
+        self.stopped = True
+
+
+def current() -> AuditRun | None:
+    """The session's audit, if there is one."""
+    run: AuditRun | None = st.session_state.get("audit")
+    return run
+
+
+def begin(
+    table: Table, locate: Locate, encoder: CachedEncoder, limits: Limits, rejected: list[Rejected]
+) -> None:
+    """Start the audit of a table in this session; it goes on with every run of the script."""
+    ledger, footprint = Ledger(), Footprint()
+    plan = Plan(limits, WORKERS, BATCH, thumbnails=True, patience=PATIENCE)
+    steps = score_table(table, locate, encoder, ledger, footprint, plan)
+    st.session_state["audit"] = AuditRun(table, encoder, ledger, footprint, steps, rejected=rejected)
+
+
+def forget() -> None:
+    """Drop the session's audit."""
+    st.session_state.pop("audit", None)
+
+
+def open_upload(name: str, data: bytes, columns: tuple[str | None, str | None], limits: Limits) -> Table:
+    """An uploaded table.
+
+    Raises:
+        TableError: it cannot be read, lacks a column, or is larger than this server takes.
+    """
+    check_size(data, limits)
+    image, caption = columns
+    table = open_table(name, lambda: io.BytesIO(data), image_column=image, caption_column=caption)
+    if table.count > limits.rows:
+        raise TableError(
+            f"the table has {table.count:,} rows; this server takes {limits.rows:,}; "
+            "split it, or use clipdemo pairs on the command line"
+        )
+    return table
+
+
+def check_size(data: bytes, limits: Limits) -> None:
+    """Refuse a table that is larger than this server takes.
+
+    Raises:
+        TableError: with both sizes.
+    """
+    if len(data) > limits.file_bytes:
+        raise TableError(
+            f"the table has {len(data):,} bytes; this server takes {limits.file_bytes:,}; "
+            "split it, or use clipdemo pairs on the command line"
+        )
+    unpacked = unpacked_bytes(lambda: io.BytesIO(data)) if data.startswith(b"PAR1") else 0
+    if unpacked > MAX_UNPACKED * limits.file_bytes:
+        raise TableError(
+            f"the table unpacks to {unpacked:,} bytes; this server takes {MAX_UNPACKED * limits.file_bytes:,}; "
+            "split it, or use clipdemo pairs on the command line"
+        )
+
+
+def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locate, list[Rejected]]:
+    """Where the cells of a table lead: URLs, and the uploaded files and zips.
+
+    Raises:
+        TableError: more bytes than this server holds for one audit.
+    """
+    total = sum(len(data) for _, data in files)
+    if total > IMAGE_BYTES:
+        raise TableError(
+            f"the images have {total / MEGABYTE:,.0f} MB together; this server takes "
+            f"{IMAGE_BYTES / MEGABYTE:,.0f} MB for one audit; shrink them, or use the command line"
+        )
+    found: dict[str, Source] = {}
+    rejected: list[Rejected] = []
+    for name, data in files:
+        for thing in sources.expand(name, data, "upload", limits):
+            if isinstance(thing, Rejected):
+                rejected.append(thing)
+            else:
+                found[thing.name] = thing
+    return among(found, limits), rejected
+
+
+def example() -> tuple[Table, Locate]:
+    """The sample photographs with a caption each, two of which are swapped."""
+    data = (gallery.SAMPLES / "pairs.csv").read_bytes()
+    files = {
+        sample.file: sources.from_bytes(sample.file, (gallery.SAMPLES / sample.file).read_bytes(), "sample")
+        for sample in gallery.samples()
+    }
+    return open_table("example.csv", lambda: io.BytesIO(data)), among(files, Limits())
+
+
+def work() -> None:
+    """Score rows for one time slice, then run the script again; called at the end of every page."""
+    run = current()
+    if run is None or run.steps is None:
+        return
+    with run.lock:
+        if run.steps is None:
+            return
+        until = time.monotonic() + TIME_SLICE
+        bar = st.sidebar.progress(run.done / max(run.table.count, 1), f"Audit: {run.progress()}")
+        ended = run.stopped
+        while not ended and time.monotonic() < until:
+            done = next(run.steps, None)
+            ended = done is None or run.stopped
+            run.done = run.done if done is None else done
+            bar.progress(run.done / max(run.table.count, 1), f"Audit: {run.progress()}")
+        if ended:
+            _end(run)
+    st.rerun()
+
+
+def _end(run: AuditRun) -> None:
+    run.steps = None  # closes the pool, and lets go of the uploaded bytes
+    run.seconds = time.perf_counter() - run.started
+    scale = background(run.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS).captions
+    run.audit = judge(run.table, run.ledger, run.encoder.checkpoint, scale, run.footprint)
+    run.summary = run.audit.summary()
+
+
+def title(run: AuditRun) -> str:
+    """What people read for the checkpoint of an audit."""
+    return checkpoints.title(run.encoder.checkpoint.id)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,193 @@
+"""The Matrix page in a real browser: looking, hovering, clicking, taking away."""
+
+import io
+from urllib.parse import parse_qs, urlparse
+
+import numpy as np
+import pandas as pd
+import pytest
+from browsing import settled, write_captions
+from PIL import Image
+
+from clipdemo import gallery
+
+pytestmark = pytest.mark.browser
+CHART = ".st-key-heatmap .js-plotly-plot"
+CAPTIONS, IMAGES = len(gallery.SAMPLE_CAPTIONS), len(gallery.samples())
+
+
+def visit(app, page, query=""):
+    page.goto(f"{app}/matrix{query}")
+    page.locator(f"{CHART} .nsewdrag").first.wait_for()
+    settled(page)
+
+
+def spot(page, row, column, rows=IMAGES, columns=CAPTIONS):
+    """The middle of a cell, on screen; Plotly is asked for the place of the cells alone."""
+    page.locator(CHART).scroll_into_view_if_needed()
+    box = page.locator(f"{CHART} .nsewdrag").first.bounding_box()
+    return (
+        box["x"] + (column + 0.5) * box["width"] / columns,
+        box["y"] + (row + 0.5) * box["height"] / rows,
+    )
+
+
+def choose(page, label, option):
+    page.get_by_role("combobox", name=label).first.click()
+    page.get_by_role("option", name=option, exact=True).click()
+    settled(page)
+
+
+def hovered(page, *place):
+    page.mouse.move(*spot(page, *place))
+    label = page.locator(f"{CHART} .hoverlayer .hovertext")
+    label.wait_for()
+    page.wait_for_timeout(150)  # the label of the cell before may still be there
+    return label.text_content()
+
+
+def download(page, name):
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name=name).click()
+    return waiting.value.path().read_bytes()
+
+
+def test_a_click_on_a_cell_opens_its_score_card_once(app, page):
+    visit(app, page)
+    page.mouse.click(*spot(page, 1, 1))
+    card = page.get_by_role("dialog")
+    card.get_by_text("Caption rank").wait_for()
+    text = card.inner_text()
+    for words in ("coffee.jpg", "a cup of coffee on a wooden table", "0.370", "1 of 14", "1 of 3"):
+        assert words in text
+    page.keyboard.press("Escape")
+    card.wait_for(state="detached")
+    choose(page, "Show", "Percentile")  # the selection may outlive this run; the card must not come back
+    page.wait_for_timeout(500)
+    settled(page)
+    assert page.get_by_role("dialog").count() == 0
+    page.mouse.click(*spot(page, 0, 0))
+    card.get_by_text("Caption rank").wait_for()
+    assert "cat.jpg" in card.inner_text()
+
+
+def test_the_same_cell_opens_again(app, page):
+    visit(app, page)
+    for _ in range(2):
+        page.mouse.click(*spot(page, 0, 0))
+        page.get_by_role("dialog").get_by_text("Caption rank").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_role("dialog").wait_for(state="detached")
+        settled(page)
+
+
+def test_views_and_orders_change_what_is_shown_and_travel_in_the_link(app, page):
+    visit(app, page)
+    assert "cosine 0.370" in hovered(page, 1, 1)
+    choose(page, "Show", "Rank of the image")
+    choose(page, "Order", "By best match")
+    assert "rank of the image, under Embedded model" in page.locator(CHART).text_content()
+    first_coffee = next(row for row in range(IMAGES) if "coffee.jpg" in hovered(page, row, 1))
+    assert "rank of the image: 1" in hovered(page, first_coffee, 1)
+    link = page.url
+    assert parse_qs(urlparse(link).query)["show"] == ["Rank of the image"]
+    other = page.context.new_page()
+    other.goto(link)
+    other.locator(CHART).wait_for()
+    settled(other)
+    assert other.get_by_role("combobox", name="Show").input_value() == "Rank of the image"
+    assert other.get_by_role("combobox", name="Order").input_value() == "By best match"
+
+
+def test_two_images_have_a_card_of_their_own(app, page):
+    visit(app, page, "?pairs=Images+×+images")
+    page.mouse.click(*spot(page, 3, 3, IMAGES, IMAGES))  # with itself: nothing to say
+    page.wait_for_timeout(700)
+    settled(page)
+    assert page.get_by_role("dialog").count() == 0
+    page.mouse.click(*spot(page, 0, 1, IMAGES, IMAGES))
+    card = page.get_by_role("dialog")
+    card.get_by_text("The query image: cat.jpg").wait_for()
+    assert "cat.jpg" in card.inner_text()
+    assert "coffee.jpg" in card.inner_text()
+
+
+def test_a_card_leads_on_to_the_rank_page(app, page):
+    visit(app, page)
+    page.mouse.click(*spot(page, 1, 1))
+    page.get_by_role("dialog").get_by_role("button", name="Its captions").click()
+    page.get_by_text("Shares add up to 100 %").wait_for()
+    assert "coffee.jpg" in page.get_by_role("combobox", name="Image").input_value()
+
+
+def test_the_table_opens_a_card_by_keyboard(app, page):
+    visit(app, page)
+    page.get_by_text("As a table").click()
+    grid = page.locator("[data-testid=stDataFrame]")
+    grid.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    box = grid.bounding_box()
+    page.mouse.click(box["x"] + 300, box["y"] + 55)
+    page.wait_for_timeout(300)
+    page.keyboard.press("ArrowDown")
+    page.get_by_role("button", name="Score card of 2. coffee.jpg with 1. a cat").wait_for()
+    assert page.get_by_role("dialog").count() == 0  # moving about opens nothing
+    page.get_by_role("button", name="Score card of 2. coffee.jpg").click()
+    page.get_by_role("dialog").get_by_text("Caption rank").wait_for()
+    assert "coffee.jpg" in page.get_by_role("dialog").inner_text()
+
+
+def test_downloads_open_and_hold_what_is_on_the_page(app, page, tmp_path):
+    visit(app, page, "?order=By+best+match")
+    table = pd.read_csv(io.BytesIO(download(page, "Matrix (CSV)")), encoding="utf-8-sig", index_col=0)
+    assert list(table.columns[:CAPTIONS]) == list(gallery.SAMPLE_CAPTIONS)
+    assert set(table["checkpoint"]) == {"embedded"}
+    assert table.loc["coffee.jpg", gallery.SAMPLE_CAPTIONS[1]] == pytest.approx(0.370, abs=1e-3)
+    with Image.open(io.BytesIO(download(page, "Picture (PNG)"))) as drawn:
+        assert drawn.format == "PNG"
+        assert drawn.height > 14 * 44
+    with np.load(io.BytesIO(download(page, "npz")), allow_pickle=False) as saved:
+        assert saved["cosine"].shape == (IMAGES, CAPTIONS)
+        assert saved["cosine"][1, 1] == pytest.approx(0.370, abs=1e-3)
+    kept = tmp_path / "matrix.html"
+    kept.write_bytes(download(page, "Interactive (HTML)"))
+    alone = page.context.new_page()
+    asked_for = []
+    alone.on("request", lambda request: asked_for.append(request.url))
+    alone.goto(kept.as_uri())
+    alone.locator(".js-plotly-plot .nsewdrag").first.wait_for()
+    assert "Embedded model" in alone.title()
+    assert not [url for url in asked_for if url.startswith("http")]
+
+
+def test_hostile_captions_are_shown_as_typed(app, page):
+    dialogs = []
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    visit(app, page)
+    typed = ["<b>bold</b> <img src=x onerror=alert(1)>", "$x^2$ costs $5", 'a "quoted" one & more']
+    write_captions(page, *typed)
+    page.locator(CHART).wait_for()
+    for column, caption in enumerate(typed):
+        assert caption in hovered(page, 0, column).replace("\u00a0", " ")
+    assert page.locator(f"{CHART} img").count() == 0
+    assert not dialogs
+
+
+@pytest.mark.parametrize(
+    "page", [{"viewport": {"width": 400, "height": 800}, "color_scheme": "dark"}], indirect=True
+)
+def test_on_a_dark_phone_the_matrix_scrolls_and_not_the_page(app, page):
+    visit(app, page, "?captions=" + "%0A".join(f"caption+{n}" for n in range(40)))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    wide, seen = page.evaluate(
+        "[document.querySelector('.st-key-heatmap').scrollWidth, document.querySelector('.st-key-heatmap').clientWidth]"
+    )
+    assert seen < wide
+    ink = page.evaluate(f"getComputedStyle(document.querySelector('{CHART} .ytick text')).fill")
+    assert min(int(part) for part in ink[4:-1].split(",")[:3]) > 120
+
+
+def test_a_hostile_link_shows_the_plain_page(app, page):
+    visit(app, page, "?pairs=<script>&show=../../etc&order=x" + "y" * 500)
+    assert page.get_by_role("combobox", name="Show").input_value() == "Cosine"
+    assert page.get_by_text("encountered an error").count() == 0
