@@ -39,9 +39,11 @@ try:
     )
     if "next" in st.session_state and page != ranking:  # a score card leads on to the Rank page
         st.switch_page(ranking)
+    audit_ended = audits.ended()
     page.run()
     state.warm_up(shared, view.checkpoint)
-    state.work(view, space, shared.limits)
-    audits.work()
+    more = state.work(view, space, shared.limits)
+    if audits.work(ended_when_drawn=audit_ended) or more:
+        st.rerun()
 except ClipdemoError as error:
     st.error(views.plain(str(error), 500), icon=":material/error:")

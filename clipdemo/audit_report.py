@@ -21,7 +21,7 @@ MOST_LINES = 200  # rows of the pictured matrix: the first ones
 
 DEFINITION = (
     "A query is a hit when any of its right answers is among the first k. Other captions of the same image, "
-    "and equal images, are not counted as rivals. Ranks are exact, among all rivals of the table."
+    "and equal images, are not counted as rivals. Ranks are exact, among all images and captions that were scored."
 )
 
 _STYLE = """

@@ -17,6 +17,7 @@ import typer
 from clipdemo.errors import ClipdemoError
 
 if TYPE_CHECKING:
+    from clipdemo.scored_images import ScoredImages
     from clipdemo.types import Encoder
 
 SOME_FAILED, UNUSABLE = 1, 2
@@ -142,7 +143,7 @@ def rank(
         if output:
             _write(output, scored.ranking_csv())
     typer.echo(scored.ranking_json(top) if as_json else scored.ranking_text(top))
-    _tell_rejected(scored.rejected)
+    _tell_left_out(scored)
 
 
 @app.command()
@@ -175,7 +176,7 @@ def matrix(
         typer.echo(scored.matrix_json())
     elif output is None:
         typer.echo(scored.matrix_csv().decode("utf-8-sig"), nl=False)
-    _tell_rejected(scored.rejected)
+    _tell_left_out(scored)
 
 
 @app.command()
@@ -230,10 +231,12 @@ def _write(path: Path, data: bytes) -> None:
         raise typer.BadParameter(f"{path} cannot be written ({error.strerror})") from error
 
 
-def _tell_rejected(rejected: list[str]) -> None:
-    for line in rejected:
+def _tell_left_out(scored: ScoredImages) -> None:
+    for line in scored.duplicates:
+        typer.echo(f"duplicate: {line}", err=True)
+    for line in scored.rejected:
         typer.echo(f"left out: {line}", err=True)
-    if rejected:
+    if scored.rejected:
         raise typer.Exit(SOME_FAILED)
 
 

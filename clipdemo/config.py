@@ -56,7 +56,7 @@ def read_config(path: Path) -> Config:
             raise SettingError(f"{path}: {key!r} is no setting; use {', '.join(known)}")
         if value is not None and not isinstance(value, known[key]):
             kind = "true or false" if known[key] is bool else "text"
-            raise SettingError(f"{path}: {key} is {value!r}; it must be {kind}")
+            raise SettingError(f"{path}: {key} is of the type {type(value).__name__}; it must be {kind}")
     table, images = content.get("csv_path"), content.get("image_path")
     return Config(
         csv_path=Path(table) if table else None,

@@ -23,6 +23,7 @@ Record = tuple[Sequence[str], str]  # the cells as found, and "" or why they can
 
 MAX_COLUMNS = 1_000
 MAX_ROW = 2_000_000  # characters of one record, quoted line breaks included
+MAX_AGAIN = 20_000  # lines of a file that are read again because of quotes that were wrong
 _CHUNK = 1 << 16
 _SAMPLE_ROWS, _SAMPLE_CHARACTERS = 100, 100_000
 _DELIMITERS = ",\t;|"  # the first wins a tie
@@ -204,13 +205,15 @@ def _fitness(sample: Sequence[str], delimiter: str, known: Collection[str]) -> t
 def records(lines: Iterator[str], delimiter: str) -> Iterator[Record]:
     """The header and the rows: cells without their quotes, blank lines left out.
 
-    A row whose quotes are wrong ends at the end of its first line, so that the rows below it are not lost;
-    each line is thus read twice at most. Nothing but the lines of one row is ever held.
+    A row whose quotes are wrong ends at the end of its first line, so that the rows below it are not lost.
+    To find that out, lines are read again; after ``MAX_AGAIN`` such lines a quote must close on its own line,
+    so that a hostile file costs no more than its length. Nothing but the lines of one row is ever held.
 
     Args:
         lines: with their ends, as :func:`read_lines` gives them.
         delimiter: one character.
     """
+    again = 0
     ahead: deque[str] = deque()  # lines that belong to no row after all, to be read again
 
     def take() -> str:
@@ -227,10 +230,11 @@ def records(lines: Iterator[str], delimiter: str) -> Iterator[Record]:
         elif '"' not in line:
             yield line.rstrip("\r\n").split(delimiter), ""
         else:
-            row = _QuotedRow(line, delimiter, take)
+            row = _QuotedRow(line, delimiter, take if again < MAX_AGAIN else lambda: "")
             try:
                 yield row.read(), ""
             except _BadQuoteError as error:
+                again += len(row.taken)
                 ahead.extendleft(reversed(row.taken))
                 yield line.rstrip("\r\n").split(delimiter), str(error)
 

@@ -7,7 +7,7 @@ and nothing else.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from clipdemo import fetch, sources
@@ -59,37 +59,40 @@ def in_folder(folder: Path, limits: Limits) -> Locate:
     return locate
 
 
-def among(files: Mapping[str, Source], limits: Limits) -> Locate:
+def among(files: Iterable[Source], limits: Limits) -> Locate:
     """URLs, and uploaded files by their name, or by the end of their path in a zip; nothing on this machine.
 
     Args:
-        files: by the name they came with.
+        files: uploads and the members of uploaded zips; names may come twice.
         limits: for what is fetched.
     """
-    endings: dict[str, list[str]] = {}
-    for name in files:
-        parts = name.split("/")
-        for start in range(len(parts)):
-            endings.setdefault("/".join(parts[start:]), []).append(name)
+    by_last: dict[str, list[Source]] = {}
+    for file in files:
+        by_last.setdefault(file.name.rsplit("/", 1)[-1], []).append(file)
 
     def locate(cell: str) -> Source:
         if is_url(cell):
             return on_the_web(cell, limits)
         wanted = cell.replace("\\", "/").removeprefix("./")
-        found = [wanted] if wanted in files else endings.get(wanted, [])
-        return Source(cell, "upload", lambda: _the_one(cell, found, files))
+        ending = [
+            file
+            for file in by_last.get(wanted.rsplit("/", 1)[-1], [])
+            if file.name == wanted or file.name.endswith("/" + wanted)
+        ]
+        found = [file for file in ending if file.name == wanted] or ending
+        return Source(cell, "upload", lambda: _the_one(cell, found))
 
     return locate
 
 
-def _the_one(cell: str, found: list[str], files: Mapping[str, Source]) -> bytes:
+def _the_one(cell: str, found: list[Source]) -> bytes:
     if not found:
         raise FileMissingError(f"no uploaded file is called {cell[:80]!r}; upload it, alone or in a zip")
     if len(found) > 1:
         raise FileMissingError(
-            f"{len(found)} uploaded files are called {cell[:80]!r}; write more of its path"
+            f"{len(found)} uploaded files are called {cell[:80]!r}; rename them, or write more of the path"
         )
-    return files[found[0]].read()
+    return found[0].read()
 
 
 def shown(name: str) -> str:

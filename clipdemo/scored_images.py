@@ -35,6 +35,7 @@ class ScoredImages:
         checkpoint: what the cosines must be read against.
         templates: prompt templates.
         rejected: what was left out, a line each.
+        duplicates: files that came under a second name, a line each.
     """
 
     names: list[str]
@@ -46,6 +47,7 @@ class ScoredImages:
     checkpoint: Checkpoint
     templates: Templates
     rejected: list[str]
+    duplicates: list[str]
 
     def hits(self, column: int) -> list[Hit]:
         """The images of one caption, best first."""
@@ -125,6 +127,7 @@ class ScoredImages:
             "revision": self.checkpoint.revision,
             "templates": list(self.templates.patterns),
             "left_out": self.rejected,
+            "duplicates": self.duplicates,
         }
 
 
@@ -157,6 +160,7 @@ def score_images(
     rows = encode_queries(encoder, [Query.parse(caption) for caption in captions], prompts)
     kept: dict[str, tuple[str, bytes]] = {}
     rejected: list[str] = []
+    duplicates: list[str] = []
     embeddings: list[FloatArray] = []
     batch: list[ImageItem] = []
     started = time.perf_counter()
@@ -170,7 +174,9 @@ def score_images(
     for thing in sources.load(given(arguments, limits), limits, workers=workers, look_ahead=batch_size):
         if isinstance(thing, Rejected):
             rejected.append(f"{thing.name}: {thing.verdict}: {thing.reason}")
-        elif thing is not None and thing.sha256 not in kept:
+        elif thing is not None and thing.sha256 in kept:
+            duplicates.append(f"{thing.name}: the same file as {kept[thing.sha256][0]}; it counts once")
+        elif thing is not None:
             kept[thing.sha256] = thing.name, thing.thumbnail
             batch.append(thing)
             if len(batch) == batch_size:
@@ -189,4 +195,5 @@ def score_images(
         encoder.checkpoint,
         prompts,
         rejected,
+        duplicates,
     )

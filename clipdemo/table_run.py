@@ -118,7 +118,7 @@ class Result:
             f"image to text: {_figures(s.image_to_text)}",
             f"text to image: {_figures(s.text_to_image)}",
             "a query is a hit when any of its right answers is among the first k; ranks are exact, among all "
-            "rivals of the table",
+            "images and captions that were scored",
             f"checkpoint {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}, on {self.device}",
             f"{self.seconds:.1f} s; " + "; ".join(stage_line(stage) for stage in self.stages),
             memory_line(self.peak_bytes, self.peak_gpu_bytes),
@@ -139,6 +139,8 @@ def memory_line(resident: int | None, gpu: int | None) -> str:
 
 
 def _figures(retrieval: Retrieval) -> str:
+    if not retrieval.queries:
+        return "no queries"
     recall = ", ".join(f"recall@{k} {100 * value:.1f} %" for k, value in retrieval.recall.items())
     return (
         f"{recall}, MRR {retrieval.mean_reciprocal_rank:.3f}, median rank {retrieval.median_rank:g} "
@@ -185,7 +187,7 @@ def run_table(wanted: TableRun, load: Callable[[], Encoder], show: Show) -> Resu
                 footprint.stages,
                 footprint.seconds,
                 peak_resident_bytes(),
-                checkpoints.peak_gpu_bytes(),
+                checkpoints.peak_gpu_bytes() if encoder.device == "cuda" else None,
                 table.notes,
                 tuple(map(shown, files + ([str(wanted.report)] if wanted.report else []))),
             )
@@ -250,7 +252,12 @@ def _changed(wanted: TableRun) -> TableError:
 
 
 def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bool) -> Ledger:
-    ledger = Ledger(_progress_files(wanted.output)[0])
+    path = _progress_files(wanted.output)[0]
+    if wanted.resume and not path.exists() and wanted.output.exists():
+        raise LedgerError(
+            f"there is nothing to resume: {wanted.output} is complete; run without --resume to write it anew"
+        )
+    ledger = Ledger(path)
     about = {
         "table": table.sha256,
         "image column": str(table.image),

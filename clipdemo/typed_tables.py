@@ -114,24 +114,19 @@ def read_parquet(opener: Opener) -> Content:
     return Content(columns, read, count, notes, unusable)
 
 
-def unpacked_bytes(opener: Opener) -> int:
-    """Bytes that the pages of a Parquet file declare to unpack to; they are unpacked whole.
-
-    Raises:
-        TableError: the file is broken.
-    """
-    try:
-        with opener() as file, _parquet_file(file) as parquet:
-            about = parquet.metadata
-            return sum(about.row_group(index).total_byte_size for index in range(about.num_row_groups))
-    except _parquet_errors() as error:
-        raise _broken(error) from error
-
-
 def _parquet_file(file: Any) -> Any:
     from pyarrow import parquet
 
-    return parquet.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
+    declared = parquet.ParquetFile(file).schema_arrow
+    # A few long texts that many rows repeat stay a few in memory.
+    texts = [field.name for field in declared if str(field.type) in {"string", "large_string"}]
+    return parquet.ParquetFile(
+        file,
+        read_dictionary=texts,
+        buffer_size=1 << 16,
+        pre_buffer=False,
+        page_checksum_verification=True,
+    )
 
 
 def _parquet_records(parquet: Any, start: int, unusable: Collection[int]) -> Iterator[Record]:

@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import streamlit as st
@@ -13,7 +14,7 @@ import streamlit as st
 from clipdemo import checkpoints, gallery, sources
 from clipdemo.audit import Audit, Summary, judge
 from clipdemo.cache import CachedEncoder
-from clipdemo.errors import TableError
+from clipdemo.errors import ClipdemoError, TableError
 from clipdemo.folders import Locate, among
 from clipdemo.footprint import Footprint
 from clipdemo.ledger import Ledger
@@ -22,14 +23,13 @@ from clipdemo.pairs import Plan, score_table
 from clipdemo.scoring import background
 from clipdemo.sources import Source
 from clipdemo.tables import Table, open_table
-from clipdemo.typed_tables import unpacked_bytes
 from clipdemo.types import Rejected
 from clipdemo.ui.state import PATIENCE
 
 BATCH = 8  # images of one step: a click waits for one step at most
 TIME_SLICE = 1.0
 WORKERS = 4
-MAX_UNPACKED = 5  # times the largest file: what a Parquet table may unpack to
+MAX_UNPACKED = 2  # times the largest file: what the cells of a table may hold together
 IMAGE_BYTES = 200 * MEGABYTE  # of uploaded images and zips, held until the run ends
 
 
@@ -50,6 +50,7 @@ class AuditRun:
         audit: what came of it, once it ended.
         summary: of it.
         rejected: uploaded files that could not be used.
+        failed: why it broke off; empty as long as it did not.
         lock: held while a step runs; after a click, the old run of the script may still be in one.
     """
 
@@ -65,6 +66,7 @@ class AuditRun:
     audit: Audit | None = None
     summary: Summary | None = None
     rejected: list[Rejected] = field(default_factory=list)
+    failed: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def progress(self) -> str:
@@ -76,6 +78,11 @@ class AuditRun:
         rate = self.done / seconds
         left = (self.table.count - self.done) / rate
         return f"{text}, {rate:.1f} rows a second, about {_duration(left)} left"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen."""
+        return self.audit is not None or (self.steps is None and bool(self.failed))
 
     def stop(self) -> None:
         """End it here; the rows done are kept."""
@@ -117,6 +124,13 @@ def open_upload(name: str, data: bytes, columns: tuple[str | None, str | None], 
             f"the table has {table.count:,} rows; this server takes {limits.rows:,}; "
             "split it, or use clipdemo pairs on the command line"
         )
+    most, characters = MAX_UNPACKED * limits.file_bytes, 0
+    for row in table.rows():  # a few hundred bytes of Parquet may hold gigabytes of text
+        characters += sum(map(len, row.cells))
+        if characters > most:
+            raise TableError(
+                f"the table unpacks to more than {most:,} characters; shorten its texts, or split it"
+            )
     return table
 
 
@@ -131,74 +145,105 @@ def check_size(data: bytes, limits: Limits) -> None:
             f"the table has {len(data):,} bytes; this server takes {limits.file_bytes:,}; "
             "split it, or use clipdemo pairs on the command line"
         )
-    unpacked = unpacked_bytes(lambda: io.BytesIO(data)) if data.startswith(b"PAR1") else 0
-    if unpacked > MAX_UNPACKED * limits.file_bytes:
-        raise TableError(
-            f"the table unpacks to {unpacked:,} bytes; this server takes {MAX_UNPACKED * limits.file_bytes:,}; "
-            "split it, or use clipdemo pairs on the command line"
-        )
 
 
 def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locate, list[Rejected]]:
-    """Where the cells of a table lead: URLs, and the uploaded files and zips.
-
-    Raises:
-        TableError: more bytes than this server holds for one audit.
-    """
-    total = sum(len(data) for _, data in files)
-    if total > IMAGE_BYTES:
-        raise TableError(
-            f"the images have {total / MEGABYTE:,.0f} MB together; this server takes "
-            f"{IMAGE_BYTES / MEGABYTE:,.0f} MB for one audit; shrink them, or use the command line"
-        )
-    found: dict[str, Source] = {}
+    """Where the cells of a table lead: URLs, and the uploaded files and zips."""
+    found: list[Source] = []
     rejected: list[Rejected] = []
     for name, data in files:
         for thing in sources.expand(name, data, "upload", limits):
             if isinstance(thing, Rejected):
                 rejected.append(thing)
             else:
-                found[thing.name] = thing
+                found.append(thing)
     return among(found, limits), rejected
+
+
+def check_images(total: int) -> None:
+    """Refuse more bytes of images than this server holds for one audit.
+
+    Raises:
+        TableError: with both sizes.
+    """
+    if total > IMAGE_BYTES:
+        raise TableError(
+            f"the images have {total / MEGABYTE:,.0f} MB together; this server takes "
+            f"{IMAGE_BYTES / MEGABYTE:,.0f} MB for one audit; shrink them, or use the command line"
+        )
 
 
 def example() -> tuple[Table, Locate]:
     """The sample photographs with a caption each, two of which are swapped."""
     data = (gallery.SAMPLES / "pairs.csv").read_bytes()
-    files = {
-        sample.file: sources.from_bytes(sample.file, (gallery.SAMPLES / sample.file).read_bytes(), "sample")
+    files = [
+        sources.from_bytes(sample.file, (gallery.SAMPLES / sample.file).read_bytes(), "sample")
         for sample in gallery.samples()
-    }
+    ]
     return open_table("example.csv", lambda: io.BytesIO(data)), among(files, Limits())
 
 
-def work() -> None:
-    """Score rows for one time slice, then run the script again; called at the end of every page."""
+def ended() -> bool:
+    """Whether the session has no audit under way."""
     run = current()
-    if run is None or run.steps is None:
-        return
+    return run is None or run.ended
+
+
+def work(*, ended_when_drawn: bool) -> bool:
+    """Score rows for one time slice; called at the end of every page.
+
+    Args:
+        ended_when_drawn: :func:`ended`, asked before the page was drawn.
+
+    Returns:
+        Whether the page must be drawn again; also when another run of the script did the last step meanwhile.
+    """
+    run = current()
+    if run is None or ended_when_drawn:
+        return False
     with run.lock:
-        if run.steps is None:
-            return
-        until = time.monotonic() + TIME_SLICE
-        bar = st.sidebar.progress(run.done / max(run.table.count, 1), f"Audit: {run.progress()}")
-        ended = run.stopped
-        while not ended and time.monotonic() < until:
-            done = next(run.steps, None)
-            ended = done is None or run.stopped
-            run.done = run.done if done is None else done
-            bar.progress(run.done / max(run.table.count, 1), f"Audit: {run.progress()}")
-        if ended:
+        if not run.ended:
+            _work(run)
+    return True
+
+
+def _work(run: AuditRun) -> None:
+    until = time.monotonic() + TIME_SLICE
+    bar = st.sidebar.progress(run.done / max(run.table.count, 1), f"Audit: {run.progress()}")
+    over = bool(run.stopped or run.failed)
+    while not over and time.monotonic() < until:
+        done: int | None = None
+        with _told(run):
+            done = next(run.steps, None) if run.steps else None
+        over = done is None or run.stopped
+        run.done = run.done if done is None else done
+        bar.progress(run.done / max(run.table.count, 1), f"Audit: {run.progress()}")
+    if over:
+        run.steps = None  # closes the pool, and lets go of the uploaded bytes
+        with _told(run):
             _end(run)
-    st.rerun()
+
+
+@contextmanager
+def _told(run: AuditRun) -> Iterator[None]:
+    """An error of ours breaks the audit off with its sentence; any other does, too, and goes on to the log."""
+    fine = False
+    try:
+        yield
+        fine = True
+    except ClipdemoError as error:
+        run.failed = str(error)
+    finally:
+        if not fine and not run.failed:
+            run.failed = "an error that nobody foresaw; the server's log has it"
 
 
 def _end(run: AuditRun) -> None:
-    run.steps = None  # closes the pool, and lets go of the uploaded bytes
     run.seconds = time.perf_counter() - run.started
     scale = background(run.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS).captions
-    run.audit = judge(run.table, run.ledger, run.encoder.checkpoint, scale, run.footprint)
-    run.summary = run.audit.summary()
+    audit = judge(run.table, run.ledger, run.encoder.checkpoint, scale, run.footprint)
+    run.summary = audit.summary()
+    run.audit = audit  # last: it says that all is there
 
 
 def title(run: AuditRun) -> str:

@@ -173,8 +173,8 @@ def warm_up(shared: Engine, chosen: str) -> None:
         shared.loader.start(shared.preferred, after=chosen)
 
 
-def work(view: View, space: Workspace, limits: Limits) -> None:
-    """Read, decode and encode what is waiting, for one time slice; then run the script again.
+def work(view: View, space: Workspace, limits: Limits) -> bool:
+    """Read, decode and encode what is waiting, for one time slice; says whether to run the script again.
 
     The page has already shown what it can. Decoding goes on in the pool's threads while this one encodes;
     an interaction of the visitor interrupts between two images, and nothing done is lost.
@@ -182,7 +182,8 @@ def work(view: View, space: Workspace, limits: Limits) -> None:
     if space.queue or (view.encoder and view.encoder.missing(view.items)):
         with space.lock:
             _work(view, space, limits)
-        st.rerun()
+        return True
+    return False
 
 
 def _work(view: View, space: Workspace, limits: Limits) -> None:

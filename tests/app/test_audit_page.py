@@ -21,9 +21,11 @@ def audit_page():
 
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
+    ended = audits.ended()
     audit.show(view, shared)
     st.session_state["seen"] = audits.current()
-    audits.work()
+    if audits.work(ended_when_drawn=ended):
+        st.rerun()
 
 
 def open_page(run_app, **environment):
@@ -121,9 +123,7 @@ def test_a_parquet_table_that_unpacks_to_too_much_is_refused(run_app):
     from pyarrow import parquet
 
     out = io.BytesIO()
-    parquet.write_table(
-        pa.table({"image": ["a.jpg"] * 9, "caption": ["x" * 200_000] * 9}), out, use_dictionary=False
-    )
+    parquet.write_table(pa.table({"image": ["a.jpg"] * 9, "caption": ["x" * 200_000] * 9}), out)
     assert len(out.getvalue()) < 200_000
     page = bring(open_page(run_app, CLIPDEMO_MAX_FILE_MB="0.2"), out.getvalue(), name="big.parquet")
     assert "unpacks to" in page.error[0].value
@@ -183,3 +183,39 @@ def test_hostile_captions_are_only_words(run_app):
     run = start(page)
     assert run.summary.scored == len(hostile)
     assert "<script>" not in text_of(page)
+
+
+def test_an_audit_that_breaks_off_keeps_its_rows_and_says_why(run_app, monkeypatch):
+    from clipdemo.errors import CheckpointError
+    from clipdemo.ui import audits
+
+    real = audits.score_table
+
+    def breaking(*args):
+        yield next(iter(real(*args)))
+        raise CheckpointError("the weights are gone")
+
+    monkeypatch.setattr(audits, "score_table", breaking)
+    monkeypatch.setattr(audits, "BATCH", 2)
+    page = open_page(run_app)
+    rows = "image,caption\n" + "".join(f"cat.jpg,cat number {n}\n" for n in range(9))
+    bring(page, rows.encode(), ("cat.jpg", sample("cat.jpg")))
+    run = start(page)
+    assert "the weights are gone" in page.error[0].value
+    assert run.ended
+    assert len(list(csv.reader(io.StringIO(output_csv(run.audit).decode("utf-8-sig"))))) == 10
+
+
+def test_an_audit_that_cannot_be_judged_can_be_left(run_app, monkeypatch):
+    from clipdemo.errors import CheckpointError
+    from clipdemo.ui import audits
+
+    def broken(*_):
+        raise CheckpointError("no background")
+
+    monkeypatch.setattr(audits, "judge", broken)
+    page = open_page(run_app)
+    next(button for button in page.button if button.label.startswith("Try an example")).click().run()
+    assert "no background" in page.error[0].value
+    next(button for button in page.button if button.label == "Start again").click().run()
+    assert any(button.label.startswith("Try an example") for button in page.button)

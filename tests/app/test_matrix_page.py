@@ -19,7 +19,8 @@ def matrix_page():
     view = inputs.sidebar(shared, space)
     matrix.show(view)
     st.session_state["seen"] = view
-    state.work(view, space, shared.limits)
+    if state.work(view, space, shared.limits):
+        st.rerun()
 
 
 @pytest.fixture

@@ -56,13 +56,22 @@ def test_a_private_url_is_blocked(tmp_path):
 
 
 def test_uploads_are_found_by_name_or_the_end_of_their_path():
-    names = ["a.jpg", "photos.zip/cats/tom.jpg", "photos.zip/dogs/tom.jpg", "photos.zip/dogs/rex.jpg"]
-    locate = among({name: sources.from_bytes(name, name.encode(), "upload") for name in names}, LIMITS)
+    names = [
+        "a.jpg",
+        "b.jpg",
+        "b.jpg",
+        "photos.zip/cats/tom.jpg",
+        "photos.zip/dogs/tom.jpg",
+        "photos.zip/dogs/rex.jpg",
+    ]
+    locate = among([sources.from_bytes(name, name.encode(), "upload") for name in names], LIMITS)
     assert locate("a.jpg").read() == b"a.jpg"
     assert locate("rex.jpg").read() == b"photos.zip/dogs/rex.jpg"
     assert locate("cats\\tom.jpg").read() == b"photos.zip/cats/tom.jpg"
     with pytest.raises(FileMissingError, match="2 uploaded files"):
         locate("tom.jpg").read()
+    with pytest.raises(FileMissingError, match="2 uploaded files"):
+        locate("b.jpg").read()
     with pytest.raises(FileMissingError, match="upload it"):
         locate("/etc/hostname").read()
 

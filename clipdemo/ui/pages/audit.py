@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import streamlit as st
 
@@ -26,10 +26,13 @@ def show(view: View, shared: Engine) -> None:
     run = audits.current()
     if run is None:
         _choose(view, shared)
-    elif run.audit is None or run.summary is None:
-        _watch(run)
-    else:
+    elif run.audit and run.summary:
         audit_results.show(run, run.audit, run.summary)
+    elif run.ended:
+        st.error(f"The audit broke off: {views.plain(run.failed, 500)}", icon=":material/error:")
+        st.button("Start again", on_click=audits.forget, icon=":material/restart_alt:")
+    else:
+        _watch(run)
 
 
 def _choose(view: View, shared: Engine) -> None:
@@ -51,7 +54,7 @@ def _choose(view: View, shared: Engine) -> None:
             + "names of files uploaded beside it."
         )
     with right:
-        images = st.file_uploader(
+        st.file_uploader(
             "Images the table names", key="audit-images", accept_multiple_files=True, help="Files, or a zip."
         )
         st.caption("Only for tables that name files. Nothing is saved.")
@@ -83,7 +86,7 @@ def _choose(view: View, shared: Engine) -> None:
         type="primary",
         disabled=not table.count,
         on_click=_start,
-        args=(table, [(each.name, each.getvalue()) for each in images], view, shared),
+        args=(view, shared),  # no bytes: streamlit keeps a button's arguments as long as the session
     )
     if "audit-error" in st.session_state:
         st.error(views.plain(st.session_state.pop("audit-error"), 500))
@@ -93,9 +96,12 @@ def _opened(file: Any, shared: Engine) -> Table | None:
     """The uploaded table with the columns found or chosen; says what is wrong with it otherwise."""
     data = file.getvalue()
     try:
-        columns = _columns(file.file_id, file.name, data, shared)
-        image, caption = _picked(columns)
-        return audits.open_upload(file.name, data, (image, caption), shared.limits)
+        picked = _picked(_columns(file.file_id, file.name, data, shared))
+        kept = st.session_state.get("audit-table")
+        if kept is None or kept[0] != (file.file_id, picked):  # reading it through takes a while
+            table = audits.open_upload(file.name, data, picked, shared.limits)
+            kept = st.session_state["audit-table"] = (file.file_id, picked), table
+        return cast(Table, kept[1])
     except TableError as error:
         st.error(views.plain(str(error), 500), icon=":material/error:")
         return None
@@ -118,10 +124,14 @@ def _picked(columns: Sequence[str]) -> tuple[str | None, str | None]:
     return (None if image == FIND else image), (None if caption == FIND else caption)
 
 
-def _start(table: Table, files: list[tuple[str, bytes]], view: View, shared: Engine) -> None:
-    if view.encoder is None:
+def _start(view: View, shared: Engine) -> None:
+    _, table = st.session_state.pop("audit-table", (None, None))
+    if view.encoder is None or table is None:
         return
+    images = st.session_state.get("audit-images") or []
     try:
+        audits.check_images(sum(each.size for each in images))
+        files = [(each.name, each.getvalue()) for each in images]
         locate, rejected = audits.locate_uploads(files, shared.limits)
     except ClipdemoError as error:
         st.session_state["audit-error"] = str(error)

@@ -11,6 +11,7 @@ import streamlit as st
 
 from clipdemo import audit_report, checkpoints, figures, heatmaps, report
 from clipdemo.audit import FLAGS, Audit, Retrieval, Summary
+from clipdemo.errors import TableError
 from clipdemo.footprint import peak_resident_bytes
 from clipdemo.heatmaps import Axis
 from clipdemo.matrices import Sheet
@@ -36,6 +37,8 @@ def show(run: AuditRun, audit: Audit, summary: Summary) -> None:
 
 def _headline(run: AuditRun, summary: Summary) -> None:
     what = "Stopped early: " if run.stopped else ""
+    if run.failed:
+        st.error(f"The audit broke off: {views.plain(run.failed, 500)}", icon=":material/error:")
     st.markdown(
         f"{what}**{summary.scored:,} of {summary.rows:,} rows scored** of {views.plain(run.table.name, 80)}, under "
         f"{views.describe(run.encoder.checkpoint)}."
@@ -66,7 +69,12 @@ def _retrieval(summary: Summary) -> None:
         _figures("caption → image", summary.text_to_image),
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
-    st.caption("Each direction asks among this table only; a larger table is harder.")
+    part = (
+        ""
+        if summary.scored == summary.rows
+        else " Only rows that were scored count, as questions and as rivals."
+    )
+    st.caption(f"Each direction asks among this table only; a larger table is harder.{part}")
 
 
 def _figures(direction: str, found: Retrieval) -> dict[str, str]:
@@ -180,6 +188,8 @@ def _footprint(run: AuditRun) -> None:
         st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
         peak = peak_resident_bytes()
         memory = "" if peak is None else f" Peak memory of the server {peak / 1e6:,.0f} MB."
+        gpu = _gpu(run)
+        memory += "" if gpu is None else f" Peak memory on the GPU {gpu / 1e6:,.0f} MB."
         st.caption(
             f"{run.seconds:.1f} seconds in all, on {run.encoder.device}; stages overlap and run in several "
             f"threads.{memory}"
@@ -224,15 +234,23 @@ def output_csv(audit: Audit) -> bytes:
     """The scored table, with a byte-order mark so that spreadsheets read it right."""
     out = io.StringIO()
     writer = csv.writer(out)
-    for row in (audit_report.header(audit.table), *audit.rows()):
-        writer.writerow(map(report.inert, row))
+    writer.writerow(map(report.inert, audit_report.header(audit.table)))
+    try:
+        for row in audit.rows():
+            writer.writerow(map(report.inert, row))
+    except TableError as error:  # the table broke the audit off here; what was scored is kept
+        writer.writerow([report.inert(str(error))])
     return out.getvalue().encode("utf-8-sig")
 
 
 def _footprint_html(run: AuditRun) -> str:
     return audit_report.footprint_html(
-        run.footprint.stages, run.seconds, run.encoder.device, peak_resident_bytes(), None
+        run.footprint.stages, run.seconds, run.encoder.device, peak_resident_bytes(), _gpu(run)
     )
+
+
+def _gpu(run: AuditRun) -> int | None:
+    return checkpoints.peak_gpu_bytes() if run.encoder.device == "cuda" else None
 
 
 def _small(thumbnail: bytes | None) -> bytes:
