@@ -63,6 +63,7 @@ class Summary:
         rows: of the table.
         scored: rows with a similarity.
         failed: rows with an error.
+        errors: the first words of these errors -> rows, the commonest first.
         images: distinct images that were scored; equal bytes are one image.
         captions: distinct captions that were scored.
         truncated: scored rows whose caption has a tail the checkpoint does not read.
@@ -74,6 +75,7 @@ class Summary:
     rows: int
     scored: int
     failed: int
+    errors: dict[str, int]
     images: int
     captions: int
     truncated: int
@@ -120,6 +122,10 @@ class Audit:
         """What the table first called an image."""
         return self.ledger.file_name(image)
 
+    def short_name(self, image: int) -> str:
+        """The end of an image's name, where names of one folder differ."""
+        return self.image_name(image).rstrip("/").rsplit("/", 1)[-1]
+
     def rival_caption(self, pair: int) -> str:
         """The caption of other images that fits the pair's image best; empty without rivals."""
         rival = int(self.rivals.rival_caption[self.pairs[pair, 0]])
@@ -160,6 +166,11 @@ class Audit:
             rows=self.table.count,
             scored=len(self.pairs),
             failed=self.table.count - len(self.pairs),
+            errors=dict(
+                Counter(row.error.split(":")[0][:60] for row in self.ledger.rows() if row.error).most_common(
+                    5
+                )
+            ),
             images=len(np.unique(images)),
             captions=len(np.unique(captions)),
             truncated=sum(self.ledger.caption_text(int(caption))[1] for caption in captions),

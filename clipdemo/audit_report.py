@@ -85,7 +85,7 @@ def similarity_matrix_png(audit: Audit, most: int = MOST_LINES) -> bytes:
     thumbnails = [audit.ledger.thumbnail(image) or b"" for image in images]
     return figures.matrix_png(
         values,
-        [audit.image_name(image) for image in images],
+        [audit.short_name(image) for image in images],
         [audit.ledger.caption_text(caption)[0] for caption in captions],
         row_thumbnails=thumbnails if all(thumbnails) else None,
         title="Cosine of images and captions",

@@ -145,7 +145,7 @@ def _read_inside(root: Path, cell: str, limits: Limits) -> bytes:
         raise FileMissingError(f"{cell[:80]!r} is no path of a file; correct the cell") from error
     if not path.is_relative_to(root):
         raise FileMissingError(
-            f"{cell[:80]!r} lies outside the images' folder; move it there, or name another folder"
+            f"{cell[:80]!r} lies outside the images' folder, or is a link that leads out of it; name another folder"
         )
     return _read(path, limits.file_bytes)
 

@@ -110,10 +110,12 @@ class Result:
         """The figures for people."""
         s = self.summary
         flags = ", ".join(f"{count} {flag}" for flag, count in s.flags.items())
+        errors = ", ".join(f"{count:,} {error}" for error, count in s.errors.items())
         lines = [
             *(f"note: {note}" for note in self.notes),
             f"{s.scored:,} of {s.rows:,} rows scored, {s.failed:,} failed; "
             f"{s.images:,} distinct images, {s.captions:,} distinct captions",
+            *([f"errors: {errors}"] if errors else []),
             f"flags: {flags}; {s.truncated:,} captions cut off",
             f"image to text: {_figures(s.image_to_text)}",
             f"text to image: {_figures(s.text_to_image)}",

@@ -1,5 +1,6 @@
 import io
 import os
+import tracemalloc
 import zipfile
 
 import pytest
@@ -97,3 +98,13 @@ def test_a_folder_without_images_says_so(tmp_path):
     (only,) = given([str(tmp_path)], LIMITS)
     assert isinstance(only, Rejected)
     assert "no image files" in only.reason
+
+
+def test_a_member_with_an_endless_path_costs_no_memory():
+    source = sources.from_bytes("a/" * 30_000 + "x.jpg", b"", "zip")
+    tracemalloc.start()
+    locate = among([source], LIMITS)
+    assert locate("a/x.jpg").read() == b""
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000

@@ -38,7 +38,7 @@ def show(view: View, shared: Engine) -> None:
 def _choose(view: View, shared: Engine) -> None:
     st.markdown(
         "Bring a table with an image and a caption in each row. Every pair is scored, ranked against all other "
-        "captions and images of the table, and flagged where it looks wrong."
+        "captions and images of the table, and flagged where it looks wrong. Of the sidebar, only the checkpoint counts here."
     )
     left, right = st.columns(2, gap="medium")
     with left:
@@ -46,6 +46,7 @@ def _choose(view: View, shared: Engine) -> None:
             "Table",
             KINDS,
             key="audit-file",
+            max_upload_size=max(1, int(shared.limits.file_bytes / 1e6)),
             help="CSV, TSV, JSONL or Parquet; one row per image and caption.",
         )
         st.caption(

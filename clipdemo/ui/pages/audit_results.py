@@ -113,6 +113,7 @@ def _pairs(audit: Audit, summary: Summary) -> None:
             width="small",
         ),
         "caption": st.column_config.TextColumn("caption", width="large"),
+        "flag": st.column_config.TextColumn("flag", width="medium"),
     }
     st.dataframe(
         pd.DataFrame(lines),
@@ -156,7 +157,7 @@ def _matrix(audit: Audit) -> None:
     strip = _uri(figures.thumbnail_strip(thumbnails, 44, down=True)) if all(thumbnails) else None
     names = [audit.ledger.caption_text(caption)[0] for caption in captions]
     few = len(names) <= 6
-    rows = Axis([audit.image_name(image) for image in images], strip, 26)
+    rows = Axis([audit.short_name(image) for image in images], strip, 26)
     columns = Axis(names, None, 84 if few else 18, wrapped=few)
     sheet = Sheet(values, "cosine", float(values.min()), float(values.max()), 2)
     title = checkpoints.title(audit.checkpoint.id)
