@@ -20,9 +20,7 @@ st.html(ASSETS / "style.css")
 try:
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
-    ranking = st.Page(
-        partial(rank.show, view), title="Rank", url_path="rank", icon=":material/sort:", default=True
-    )
+    ranking = st.Page(partial(rank.show, view), title="Rank", icon=":material/sort:", default=True)
     page = st.navigation(
         [
             ranking,

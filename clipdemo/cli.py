@@ -133,13 +133,9 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank images for captions, best first."""
-    from clipdemo.scored_images import score_images
-
     with _words():
         texts = _texts(caption, captions)
-        encoder = _encoder(checkpoint, device)
-        with _progress_bar("images") as show:
-            scored = score_images(images, texts, template or [], encoder, (batch_size, workers), show)
+        scored = _score(images, texts, template or [], _encoder(checkpoint, device), (batch_size, workers))
         if output:
             _write(output, scored.ranking_csv())
     typer.echo(scored.ranking_json(top) if as_json else scored.ranking_text(top))
@@ -161,13 +157,9 @@ def matrix(
     as_json: AsJson = False,
 ) -> None:
     """Print the cosine of every image with every caption, as CSV."""
-    from clipdemo.scored_images import score_images
-
     with _words():
         texts = _texts(caption, captions)
-        encoder = _encoder(checkpoint, device)
-        with _progress_bar("images") as show:
-            scored = score_images(images, texts, template or [], encoder, (batch_size, workers), show)
+        scored = _score(images, texts, template or [], _encoder(checkpoint, device), (batch_size, workers))
         if figure:
             _write(figure, scored.matrix_png())
         if output:
@@ -207,6 +199,15 @@ def _encoder(name: str, device: Device) -> Encoder:
     from clipdemo.checkpoints import load_encoder
 
     return load_encoder(name, device=device.value)
+
+
+def _score(
+    images: list[str], texts: list[str], templates: list[str], encoder: Encoder, pace: tuple[int, int]
+) -> ScoredImages:
+    from clipdemo.scored_images import score_images
+
+    with _progress_bar("images") as show:
+        return score_images(images, texts, templates, encoder, pace, show)
 
 
 def _texts(given: list[str] | None, file: Path | None) -> list[str]:

@@ -126,20 +126,20 @@ class Ledger:
         found = self._base.execute("SELECT id FROM images WHERE sha256 = ?", [sha256]).fetchone()
         return int(found[0]) if found else None
 
-    def add_image(self, sha256: str, embedding: FloatArray, thumbnail: bytes | None) -> int:
-        """Keep an image that was just encoded; gives its id."""
+    def add_image(self, sha256: str, embedding: FloatArray, thumbnail: bytes | None) -> None:
+        """Keep an image that was just encoded."""
         values = [self.image_count, sha256, _blob(embedding), thumbnail]
-        return int(self._base.execute("INSERT INTO images VALUES (?, ?, ?, ?)", values).lastrowid or 0)
+        self._base.execute("INSERT INTO images VALUES (?, ?, ?, ?)", values)
 
     def caption(self, text: str) -> int | None:
         """The id of a caption, or None when it was never encoded."""
         found = self._base.execute("SELECT id FROM captions WHERE text = ?", [text]).fetchone()
         return int(found[0]) if found else None
 
-    def add_caption(self, text: str, embedding: FloatArray, cut: bool) -> int:
-        """Keep a caption that was just encoded; gives its id."""
+    def add_caption(self, text: str, embedding: FloatArray, cut: bool) -> None:
+        """Keep a caption that was just encoded."""
         values = [self.caption_count, text, _blob(embedding), cut]
-        return int(self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", values).lastrowid or 0)
+        self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", values)
 
     def add_rows(self, rows: Iterable[Done]) -> None:
         """Keep rows that are dealt with."""
@@ -150,11 +150,6 @@ class Ledger:
     def row_count(self) -> int:
         """Rows dealt with; they are the first ones of the table."""
         return self._one("SELECT coalesce(max(number) + 1, 0) FROM rows")
-
-    @property
-    def failed_count(self) -> int:
-        """Rows that failed."""
-        return self._one("SELECT count(*) FROM rows WHERE error != ''")
 
     @property
     def image_count(self) -> int:
@@ -214,10 +209,10 @@ class Ledger:
         found = self._base.execute("SELECT thumbnail FROM images WHERE id = ?", [image]).fetchone()
         return found[0] if found else None
 
-    def duplicates(self) -> dict[int, str]:
-        """Images that came under several names: id -> the first of these names."""
-        query = "SELECT image, name FROM files WHERE image IS NOT NULL GROUP BY image HAVING count(*) > 1 AND rowid = min(rowid)"
-        return dict(self._base.execute(query))
+    def duplicates(self) -> set[int]:
+        """Images that came under several names."""
+        query = "SELECT image FROM files WHERE image IS NOT NULL GROUP BY image HAVING count(*) > 1"
+        return {image for (image,) in self._base.execute(query)}
 
     def _blocks(self, query: str, count: int) -> Iterator[FloatArray]:
         for first in range(0, count, BLOCK):

@@ -112,7 +112,7 @@ def _pairs(audit: Audit, summary: Summary) -> None:
             format="%d",
             width="small",
         ),
-        "caption": st.column_config.TextColumn("caption", width="large"),
+        "caption": st.column_config.TextColumn("caption", width="medium"),
         "flag": st.column_config.TextColumn("flag", width="medium"),
     }
     st.dataframe(
@@ -129,8 +129,8 @@ def _line(audit: Audit, pair: int) -> dict[str, object]:
     image = int(audit.pairs[pair, 0])
     return {
         "image": _uri(_small(audit.ledger.thumbnail(image))),
-        "caption": audit.caption(pair),
         "percentile": int(audit.percentiles[pair]),
+        "caption": audit.caption(pair),
         "cosine": round(float(audit.cosines[pair]), 3),
         "flag": "; ".join(audit.flags[pair]),
         "caption rank": int(audit.rivals.rank_of_caption[pair]),
