@@ -163,6 +163,8 @@ def _serve() -> None:
     for line in sys.stdin:
         question = json.loads(line)
         if "argv" in question:
+            for end in (".out", ".err"):
+                Path(question["streams"] + end).touch()  # it may be killed before it opens them
             pid = os.fork()
             if pid == 0:
                 _become(question, question["argv"])
