@@ -131,6 +131,11 @@ class TransformersEncoder:
         """Where the forward pass runs."""
         return self._device.type
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights and the forward pass."""
+        return str(self._dtype).removeprefix("torch.")
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows."""
         if not items:

@@ -24,6 +24,7 @@
         ├── UnsupportedCheckpointError
         ├── UnsafeWeightsError
         ├── CorruptCheckpointError
+        ├── ReleasedCheckpointError
         └── HubUnreachableError
 """
 
@@ -142,6 +143,10 @@ class UnsafeWeightsError(CheckpointError):
 
 class CorruptCheckpointError(CheckpointError):
     """Files that are broken, incomplete or do not fit together."""
+
+
+class ReleasedCheckpointError(CheckpointError):
+    """Its weights left the memory to make room; it can be loaded again."""
 
 
 class HubUnreachableError(CheckpointError):

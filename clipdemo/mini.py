@@ -79,6 +79,11 @@ class EmbeddedEncoder:
         """Always the CPU: its towers are small."""
         return "cpu"
 
+    @property
+    def dtype(self) -> str:
+        """Always "float32"."""
+        return "float32"
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), 384) unit rows.
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from clipdemo.cache import CachedEncoder, EmbeddingStore, Turns, caption_key
 from clipdemo.encoder import Origin, TransformersEncoder
+from clipdemo.errors import ReleasedCheckpointError
 
 
 class Counting:
@@ -15,6 +16,7 @@ class Counting:
     def __init__(self, encoder):
         self.encoder, self.images, self.captions = encoder, [], []
         self.checkpoint, self.caption_tokens = encoder.checkpoint, encoder.caption_tokens
+        self.device, self.dtype = encoder.device, encoder.dtype
 
     def encode_images(self, items):
         self.images += [item.name for item in items]
@@ -138,6 +140,41 @@ def test_turns_go_in_the_order_of_arrival():
     for thread in threads:
         thread.join(10)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_who_waits_is_told_how_many_go_first_and_may_leave():
+    turns, told = Turns(), []
+
+    class LeavesError(Exception):
+        pass
+
+    def leave(before):
+        told.append(before)
+        if len(told) == 3:
+            raise LeavesError
+
+    with turns.take(), pytest.raises(LeavesError), turns.take(leave):
+        pass
+    with turns.take():  # who left stands in nobody's way
+        pass
+    assert told == [1, 1, 1]
+
+
+def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(counting, colour_items):
+    encoder = cached(counting)
+    rows = encoder.encode_images(colour_items[:3])
+    captions = encoder.encode_captions(["red"])
+    copied = encoder.watched(lambda before: None)
+    encoder.release()
+    assert encoder.released
+    assert copied.released
+    assert copied.checkpoint == counting.checkpoint
+    assert copied.missing_captions(["red", "blue"]) == ["blue"]
+    np.testing.assert_array_equal(copied.encode_images(colour_items[:3]), rows)
+    np.testing.assert_array_equal(copied.encode_captions(["red"]), captions)
+    for use in (lambda: copied.encode_images(colour_items), lambda: encoder.caption_tokens("red")):
+        with pytest.raises(ReleasedCheckpointError, match="put away to make room"):
+            use()
 
 
 def test_a_turn_is_given_back_when_its_work_fails():
