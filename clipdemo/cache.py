@@ -41,7 +41,8 @@ class Turns:
         """Hold the turn for the block.
 
         Args:
-            on_wait: told how many go first, again and again while this one waits; what it raises ends the waiting.
+            on_wait: told how many go first, again and again while this one waits, and 0 at the end if it was told
+                anything; what it raises ends the waiting.
         """
         mine = threading.Event()
         with self._guard:
@@ -49,9 +50,13 @@ class Turns:
             if self._waiting[0] is mine:
                 mine.set()
         try:
+            told = False
             while not mine.wait(LOOK_SECONDS if on_wait else None):
                 if on_wait:
+                    told = True
                     on_wait(self._before(mine))
+            if told and on_wait:
+                on_wait(0)
             yield
         finally:
             with self._guard:

@@ -197,8 +197,12 @@ def main() -> None:
 
 def _encoder(name: str, device: Device) -> Encoder:
     from clipdemo.checkpoints import load_encoder
+    from clipdemo.governor import Governor
+    from clipdemo.limits import Limits
+    from clipdemo.memory import Memory
 
-    return load_encoder(name, device=device.value)
+    gate = Governor(Memory(Limits.from_environment().memory_bytes))
+    return load_encoder(name, device=device.value, gate=gate)
 
 
 def _score(

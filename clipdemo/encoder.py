@@ -22,7 +22,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 
-from clipdemo import similarity
+from clipdemo import memory, similarity
 from clipdemo.errors import (
     CheckpointNotFoundError,
     CorruptCheckpointError,
@@ -85,6 +85,7 @@ class TransformersEncoder:
         UnsupportedCheckpointError: not a dual encoder of a family we know.
         UnsafeWeightsError: only pickled weights, and they are not allowed.
         CorruptCheckpointError: files that are broken, missing or do not fit together.
+        NotEnoughMemoryError: the system gives no more memory; encoding may raise it, too.
     """
 
     def __init__(
@@ -102,18 +103,19 @@ class TransformersEncoder:
         self._device = torch.device(device)
         model_class, processor_class = FAMILIES[self._family]
         try:
-            self._processor = getattr(transformers, processor_class).from_pretrained(folder)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model, report = getattr(transformers, model_class).from_pretrained(
-                folder,
-                use_safetensors=safe,
-                weights_only=True,
-                output_loading_info=True,
-                dtype=self._dtype,
-            )
-            self._model: Any = model.eval().to(self._device)
-            self._limit = int(model.config.text_config.max_position_embeddings)
-            self.checkpoint = self._describe(origin)
+            with memory.lack_in_words(origin.id):
+                self._processor = getattr(transformers, processor_class).from_pretrained(folder)
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+                model, report = getattr(transformers, model_class).from_pretrained(
+                    folder,
+                    use_safetensors=safe,
+                    weights_only=True,
+                    output_loading_info=True,
+                    dtype=self._dtype,
+                )
+                self._model: Any = model.eval().to(self._device)
+                self._limit = int(model.config.text_config.max_position_embeddings)
+                self.checkpoint = self._describe(origin)
         except _BROKEN as error:
             raise CorruptCheckpointError(
                 f"the files of {origin.id} are broken or incomplete; remove its folder and load it again "
@@ -140,16 +142,16 @@ class TransformersEncoder:
         """(len(items), dim) unit rows."""
         if not items:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        inputs = self.image_inputs([item.image for item in items])
-        with torch.inference_mode():
+        with memory.lack_in_words(self.checkpoint.id), torch.inference_mode():
+            inputs = self.image_inputs([item.image for item in items])
             return self._unit(self._model.get_image_features(**inputs).pooler_output)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; a caption over the limit is cut at its tail."""
         if not captions:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        inputs = self.caption_inputs(captions)
-        with torch.inference_mode():
+        with memory.lack_in_words(self.checkpoint.id), torch.inference_mode():
+            inputs = self.caption_inputs(captions)
             return self._unit(self._model.get_text_features(**inputs).pooler_output)
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@
         ├── UnsafeWeightsError
         ├── CorruptCheckpointError
         ├── ReleasedCheckpointError
+        ├── NotEnoughMemoryError
         └── HubUnreachableError
 """
 
@@ -147,6 +148,10 @@ class CorruptCheckpointError(CheckpointError):
 
 class ReleasedCheckpointError(CheckpointError):
     """Its weights left the memory to make room; it can be loaded again."""
+
+
+class NotEnoughMemoryError(CheckpointError):
+    """The machine's memory, or its GPU's, does not hold it beside what is there."""
 
 
 class HubUnreachableError(CheckpointError):

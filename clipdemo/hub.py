@@ -92,6 +92,7 @@ def download(
     revision: str | None = None,
     allow_pickle: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    judge: Callable[[int], None] | None = None,
 ) -> Snapshot:
     """Bring a checkpoint's files into the Hugging Face cache; each is checked against the hub's checksum first.
 
@@ -103,6 +104,7 @@ def download(
         revision: branch, tag or commit; the default branch when None.
         allow_pickle: take ``pytorch_model.bin`` where there is no safetensors file; for names we trust.
         on_progress: called in this thread, at most ten times a second; what it raises ends the download.
+        judge: told the bytes of the weights before anything is fetched; what it raises ends the download.
 
     Raises:
         CheckpointError: or one of its children, with a sentence for the visitor.
@@ -117,6 +119,8 @@ def download(
     with failures_in_words(name, revision):
         commit, listed = _ask_hub(name, revision)
         files, repo = _choose(name, listed, allow_pickle=allow_pickle), _repo_folder(name)
+        if judge:
+            judge(sum(file.size for file in files if file.name.endswith((".safetensors", ".bin"))))
         _check_disk(name, files, repo)
         meter = Meter(sum(file.size for file in files), on_progress)
         for file in files:

@@ -24,6 +24,7 @@ class Limits:
         url_seconds: seconds from asking for a URL to its last byte.
         urls_allowed: whether the server fetches URLs at all.
         cache_bytes: bytes of embeddings kept for all sessions together.
+        memory_bytes: resident memory the process may grow to, where the host wants less than the system allows.
         pixels: width x height of one image; not adjustable, decoding memory grows with it.
     """
 
@@ -35,6 +36,7 @@ class Limits:
     url_seconds: float = 10.0
     urls_allowed: bool = True
     cache_bytes: int = 256 * MEGABYTE
+    memory_bytes: int | None = None
     pixels: int = 50_000_000
 
     @classmethod
@@ -53,6 +55,7 @@ class Limits:
             url_seconds=_number(environment, "CLIPDEMO_URL_SECONDS", cls.url_seconds),
             urls_allowed=_switch(environment, "CLIPDEMO_ALLOW_URLS", cls.urls_allowed),
             cache_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_CACHE_MB", 256, least=4)),
+            memory_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_MEMORY_MB", 0.0, least=100)) or None,
         )
 
 

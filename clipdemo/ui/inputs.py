@@ -14,7 +14,7 @@ from clipdemo.prompts import PRESETS, Templates, read_captions
 from clipdemo.sources import Source
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui import views
-from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, first_checkpoint
+from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, first_checkpoint, take
 
 OWN_TEMPLATES = "own templates"
 NO_SAMPLES = "none"
@@ -33,7 +33,7 @@ def sidebar(shared: Engine, space: Workspace) -> View:
         st.subheader("Model", anchor=False)
         chosen = _checkpoint(shared)
         templates = _templates()
-        encoder = shared.loader.encoder(chosen)
+        encoder = take(shared, space, chosen)
         with captions_box:
             text = st.text_area(
                 "One caption a line",

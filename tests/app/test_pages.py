@@ -1,6 +1,7 @@
 """Every page and every input, through Streamlit's test runner."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -136,11 +137,13 @@ def test_captions_reach_markdown_only_escaped(run_app, hostile):
 
 
 def about_alone():
+    from clipdemo.cache import EmbeddingStore
+    from clipdemo.loading import Loader
     from clipdemo.prompts import Templates
     from clipdemo.ui.pages import about
     from clipdemo.ui.state import View
 
-    about.show(View(None, (), (), Templates(), "embedded", ()))
+    about.show(View(None, (), (), Templates(), "embedded", ()), Loader(EmbeddingStore(1000)))
 
 
 def test_about_says_what_a_number_means():
@@ -148,6 +151,7 @@ def test_about_says_what_a_number_means():
     assert not app.exception
     assert "A cosine is not a probability" in text_of(app)
     assert "CLIP ViT-B/32" in text_of(app)
+    assert re.search(r"Memory of this server: \d+\.\d of \d+\.\d GB used", text_of(app))
     assert set(app.dataframe[0].value["photograph"]) == {sample.title for sample in gallery.samples()}
 
 

@@ -160,6 +160,54 @@ def test_who_waits_is_told_how_many_go_first_and_may_leave():
     assert told == [1, 1, 1]
 
 
+def test_who_was_told_is_told_when_the_waiting_ends():
+    turns, told, waits = Turns(), [], threading.Event()
+
+    def note(before):
+        told.append(before)
+        waits.set()
+
+    def wait():
+        with turns.take(note):
+            pass
+
+    with turns.take():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        waits.wait(10)
+    thread.join(10)
+    assert told[0] == 1
+    assert told[-1] == 0
+
+
+def test_a_caption_of_one_visitor_waits_for_one_batch_of_each_other_one(counting, colour_items):
+    """Two visitors with many images each go on encoding; the third wants a single caption."""
+    store, turns, order = EmbeddingStore(10**6), Turns(), []
+
+    class Noting(Counting):
+        def encode_images(self, items):
+            order.append("images")
+            return super().encode_images(items)
+
+        def encode_captions(self, captions):
+            order.append("caption")
+            return super().encode_captions(captions)
+
+    encoder = CachedEncoder(Noting(counting.encoder), store, turns)
+    batches = [colour_items[:4], colour_items[4:]]
+    threads = [threading.Thread(target=encoder.encode_images, args=(batch,)) for batch in batches]
+    threads.append(threading.Thread(target=encoder.encode_captions, args=(["red"],)))
+    threads += [threading.Thread(target=encoder.encode_images, args=(batch[:1],)) for batch in batches]
+    with turns.take():
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["images", "images", "caption"]  # the last two found theirs encoded
+
+
 def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(counting, colour_items):
     encoder = cached(counting)
     rows = encoder.encode_images(colour_items[:3])

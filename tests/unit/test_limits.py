@@ -8,6 +8,7 @@ def test_the_defaults_are_those_of_the_readme():
     limits = Limits.from_environment({})
     assert (limits.images, limits.captions, limits.file_bytes) == (200, 50, 20_000_000)
     assert (limits.urls, limits.url_seconds, limits.urls_allowed) == (50, 10, True)
+    assert limits.memory_bytes is None
 
 
 def test_every_limit_can_be_set():
@@ -21,9 +22,10 @@ def test_every_limit_can_be_set():
             "CLIPDEMO_URL_SECONDS": "2.5",
             "CLIPDEMO_ALLOW_URLS": "0",
             "CLIPDEMO_CACHE_MB": "30",
+            "CLIPDEMO_MEMORY_MB": "900",
         }
     )
-    assert limits == Limits(7, 8, 9, 1_500_000, 9, 2.5, False, 30_000_000)
+    assert limits == Limits(7, 8, 9, 1_500_000, 9, 2.5, False, 30_000_000, 900_000_000)
 
 
 @pytest.mark.parametrize("value", ["zero", "-1", "0", "0.5", "nan", "inf", "1e12"])

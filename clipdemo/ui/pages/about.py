@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from clipdemo import __version__, checkpoints, gallery
+from clipdemo.loading import Loader
 from clipdemo.ui import views
 from clipdemo.ui.state import View
 
@@ -28,7 +29,7 @@ part of a shared link.
 """
 
 
-def show(view: View) -> None:
+def show(view: View, loader: Loader) -> None:
     """The whole page."""
     st.title("About clipdemo", anchor=False)
     st.markdown(MEANING)
@@ -36,7 +37,8 @@ def show(view: View) -> None:
     for entry in checkpoints.CATALOGUE.values():
         st.markdown(f"**{entry.title}** (`{entry.id}`). {entry.about}")
     if view.encoder:
-        st.caption(f"Now: {views.describe(view.encoder.checkpoint)}")
+        st.caption(f"Now: {views.describe(view.encoder.checkpoint)} · {views.runs_on(view.encoder)}")
+    st.caption(_memory(loader))
     st.subheader("Sample photographs", anchor=False)
     rows = [
         {"photograph": s.title, "by": s.author, "licence": s.licence, "source": s.source}
@@ -45,3 +47,16 @@ def show(view: View) -> None:
     links = {"source": st.column_config.LinkColumn("source", display_text="open")}
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=links)
     st.caption(f"clipdemo {__version__}, MIT licence.")
+
+
+def _memory(loader: Loader) -> str:
+    """For the host: what is taken of the memory, and by which checkpoints."""
+    room = loader.governor.memory.room()
+    held = [
+        f"{views.plain(checkpoints.title(name))} ({nbytes / 1e9:.1f} GB)"
+        for name, nbytes in loader.governor.held.items()
+    ]
+    loaded = ", ".join(held) or "the embedded model alone"
+    return (
+        f"Memory of this server: {room.used / 1e9:.1f} of {room.limit / 1e9:.1f} GB used; loaded: {loaded}."
+    )
