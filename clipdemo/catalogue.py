@@ -150,7 +150,7 @@ _ENTRIES = (
     ),
     CatalogueEntry(
         id="laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
-        title="OpenCLIP ViT-B/32 (LAION-2B)",
+        title="OpenCLIP ViT-B/32",
         about="As quick as CLIP ViT-B/32, trained in the open on two billion pairs; finds images for a caption "
         "more often.",
         parameters=151_277_313,
@@ -164,7 +164,7 @@ _ENTRIES = (
     ),
     CatalogueEntry(
         id="laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
-        title="OpenCLIP ViT-g/14 (LAION-2B)",
+        title="OpenCLIP ViT-g/14",
         about="The largest on offer, for machines with a GPU and much memory.",
         parameters=1_366_678_273,
         download_bytes=5_470_000_000,
