@@ -1,4 +1,4 @@
-"""Names become encoders: the catalogue, the device, and ``load_encoder`` for hub, folder or embedded.
+"""Names become encoders: the device, and ``load_encoder`` for hub, folder or embedded.
 
 torch and transformers are imported only when a checkpoint other than the embedded one is loaded.
 """
@@ -7,68 +7,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from clipdemo import hub
-from clipdemo.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
+from clipdemo.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, title
+from clipdemo.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    HubUnreachableError,
+)
 from clipdemo.memory import need
 from clipdemo.mini import EmbeddedEncoder
 from clipdemo.types import Encoder
 from clipdemo.weights import weight_bytes
 
-EMBEDDED = "embedded"
-CLIP_BASE = "openai/clip-vit-base-patch32"
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """A checkpoint the app offers by name.
-
-    Attributes:
-        id: what ``load_encoder`` takes.
-        title: what people read.
-        about: one sentence: what it is good for, from where.
-        pickle: its main branch has only ``pytorch_model.bin``, which is read with weights_only.
-        parameters: how many it has; 0 for the embedded model, which always fits.
-    """
-
-    id: str
-    title: str
-    about: str
-    pickle: bool = False
-    parameters: int = 0
-
-
-CATALOGUE = {
-    entry.id: entry
-    for entry in (
-        CatalogueEntry(
-            EMBEDDED,
-            "Embedded model",
-            "A small stand-in that needs no download: EfficientNet-Lite0 and all-MiniLM-L6-v2 joined "
-            "by ConSE. It knows the 1,000 ImageNet classes well and the rest roughly. It is not CLIP.",
-        ),
-        CatalogueEntry(
-            CLIP_BASE,
-            "CLIP ViT-B/32",
-            "OpenAI's CLIP (Radford et al. 2021), trained on 400 million image-text pairs; about "
-            "600 MB to download once, MIT licence.",
-            pickle=True,
-            parameters=151_277_313,
-        ),
-    )
-}
-
-
-def title(checkpoint_id: str) -> str:
-    """What people read for a checkpoint."""
-    entry = CATALOGUE.get(checkpoint_id)
-    return entry.title if entry else checkpoint_id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+__all__ = [
+    "CLIP_BASE",
+    "EMBEDDED",
+    "is_local",
+    "load_encoder",
+    "peak_gpu_bytes",
+    "pick_device",
+    "preferred",
+    "public_id",
+    "title",
+]
 
 
 def public_id(name: str) -> str:
@@ -82,8 +49,13 @@ def preferred(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Whether loading ``name`` needs no network: embedded, a folder, or a hub name already here."""
-    return name == EMBEDDED or _is_folder(name) or hub.find(name) is not None
+    """Whether loading ``name`` needs no network: embedded, a folder, or a hub name already here.
+
+    A copy of another commit than the catalogue's counts: it is used when the hub cannot be reached.
+    """
+    if name == EMBEDDED or _is_folder(name):
+        return True
+    return any(hub.find(name, revision) for revision in {_pinned(name), None})
 
 
 class Gate(Protocol):
@@ -98,7 +70,8 @@ class Gate(Protocol):
 
 def lighter(free: int) -> str:
     """What of the catalogue fits into ``free`` bytes, in words: the largest one, and the embedded model."""
-    fits = [entry for entry in CATALOGUE.values() if entry.parameters and need(4 * entry.parameters) <= free]
+    others = (entry for entry in CATALOGUE.values() if entry.id != EMBEDDED)
+    fits = [entry for entry in others if need(entry.memory_bytes) <= free]
     best = max(fits, key=lambda entry: entry.parameters, default=None)
     return f"{best.title} or the embedded model" if best else "the embedded model"
 
@@ -118,6 +91,8 @@ def load_encoder(
         on_progress: told of bytes while files are downloaded.
         gate: asked whether there is memory for it; None loads it anyway.
 
+    A catalogue name is loaded at the catalogue's commit where it has one; ``checkpoint.revision`` says which it was.
+
     Raises:
         CheckpointError: no such device, or one of its children, with a sentence that says what to do.
     """
@@ -129,20 +104,42 @@ def load_encoder(
         return EmbeddedEncoder()
     if _is_folder(name):
         return _load_folder(Path(name), device, gate)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not hub.is_name(name):
         raise CheckpointNotFoundError(
             f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
         )
-    pickle = name in CATALOGUE and CATALOGUE[name].pickle
-    here = hub.find(name)
+    here = hub.find(name, _pinned(name))
     if here:
         try:
-            return _load_snapshot(name, here, pickle, device, gate)
+            return _load_snapshot(name, here, device, gate)
         except CorruptCheckpointError:
             pass  # downloading checks every file against the hub and fetches the broken ones again
+    return _load_snapshot(name, _download(name, here, on_progress, gate), device, gate)
+
+
+def _pinned(name: str) -> str | None:
+    """The commit the catalogue names for a checkpoint; None is the default branch."""
+    return CATALOGUE[name].revision if name in CATALOGUE else None
+
+
+def _download(
+    name: str,
+    broken: hub.Snapshot | None,
+    on_progress: Callable[[hub.Progress], None] | None,
+    gate: Gate | None,
+) -> hub.Snapshot:
+    """The checkpoint from the hub, or, when that cannot be reached, a copy of another commit that is here."""
+    pickle = name in CATALOGUE and CATALOGUE[name].pickle
     judge = partial(gate.judge, name) if gate else None
-    snapshot = hub.download(name, allow_pickle=pickle, on_progress=on_progress, judge=judge)
-    return _load_snapshot(name, snapshot, pickle, device, gate)
+    try:
+        return hub.download(
+            name, revision=_pinned(name), allow_pickle=pickle, on_progress=on_progress, judge=judge
+        )
+    except HubUnreachableError:
+        other = hub.find(name)
+        if other is None or other == broken:
+            raise
+        return other
 
 
 def download_bytes(name: str, revision: str) -> int | None:
@@ -151,14 +148,13 @@ def download_bytes(name: str, revision: str) -> int | None:
     return sum(file.stat().st_size for file in snapshot.folder.iterdir()) if snapshot else None
 
 
-def _load_snapshot(
-    name: str, snapshot: hub.Snapshot, pickle: bool, device: str, gate: Gate | None
-) -> Encoder:
+def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: Gate | None) -> Encoder:
     device = _passed(gate, name, snapshot.folder, device)
     from clipdemo.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
     origin = Origin(name, snapshot.revision, fingerprint, "hub")
+    pickle = name in CATALOGUE and CATALOGUE[name].pickle
     return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=device)
 
 

@@ -6,7 +6,6 @@ arrays leave it; tensors stay inside. Nothing is downloaded here and no code of 
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Sequence
@@ -23,23 +22,13 @@ from PIL import Image
 from safetensors import SafetensorError
 
 from clipdemo import memory, similarity
-from clipdemo.errors import (
-    CheckpointNotFoundError,
-    CorruptCheckpointError,
-    UnsafeWeightsError,
-    UnsupportedCheckpointError,
-)
+from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
+from clipdemo.families import FAMILIES, read_family
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 transformers.utils.logging.disable_progress_bar()
 
-# model_type -> (model class, PIL image processor class); torchvision is never needed.
-FAMILIES = {
-    "clip": ("CLIPModel", "CLIPImageProcessorPil"),
-    "siglip": ("SiglipModel", "SiglipImageProcessorPil"),
-    "siglip2": ("Siglip2Model", "Siglip2ImageProcessorPil"),
-}
 _BROKEN = (
     OSError,
     ValueError,
@@ -91,7 +80,7 @@ class TransformersEncoder:
     def __init__(
         self, folder: Path, origin: Origin, *, allow_pickle: bool = False, device: str = "cpu"
     ) -> None:
-        self._family = read_family(folder, origin.id)
+        self._family = read_family(folder / "config.json", origin.id)
         safe = has_safetensors(folder)
         if not safe and not allow_pickle:
             raise UnsafeWeightsError(
@@ -123,7 +112,7 @@ class TransformersEncoder:
             ) from error
         if report["missing_keys"] or report["mismatched_keys"]:
             raise CorruptCheckpointError(
-                f"{origin.id} lacks weights that its configuration names; it cannot be used"
+                f"{origin.id} lacks weights that its configuration names; choose another checkpoint"
             )
         # Truncation and padding are state of the tokenizer: two threads at once would mix them up.
         self._tokenizing = threading.Lock()
@@ -232,29 +221,6 @@ def _no_strip(image: Image.Image) -> Image.Image:
         return image
     left, top = max(0, (image.width - most) // 2), max(0, (image.height - most) // 2)
     return image.crop((left, top, image.width - left, image.height - top))
-
-
-def read_family(folder: Path, checkpoint_id: str) -> str:
-    """The ``model_type`` of a checkpoint, if it is one we know; torch is not involved.
-
-    Raises:
-        CheckpointNotFoundError: no ``config.json`` in the folder.
-        CorruptCheckpointError: a configuration that is not JSON.
-        UnsupportedCheckpointError: another kind of model.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError(f"{checkpoint_id} holds no checkpoint (no config.json)") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(f"the configuration of {checkpoint_id} cannot be read") from error
-    family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in FAMILIES:
-        raise UnsupportedCheckpointError(
-            f"{checkpoint_id} is of the type {family!r}; clipdemo reads image-text dual encoders of "
-            "the CLIP and SigLIP families"
-        )
-    return str(family)
 
 
 def has_safetensors(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
+from clipdemo.families import read_family
 from clipdemo.transfer import (
     CONNECT_SECONDS,
     NO_HUB,
@@ -36,7 +37,7 @@ from clipdemo.transfer import (
     missing_bytes,
 )
 
-__all__ = ["Progress", "Snapshot", "download", "find"]
+__all__ = ["Progress", "Snapshot", "download", "find", "is_name"]
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX, SHARDS = "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors"
@@ -124,12 +125,20 @@ def download(
         _check_disk(name, files, repo)
         meter = Meter(sum(file.size for file in files), on_progress)
         for file in files:
-            bring(name, commit, file, repo / "blobs" / file.digest, meter, endpoint=_endpoint())
+            blob = repo / "blobs" / file.digest
+            bring(name, commit, file, blob, meter, endpoint=_endpoint())
+            if file.name == CONFIG:  # comes first: what is no dual encoder is refused before its weights come
+                read_family(blob, name)
         return _publish(repo, revision, commit, files)
 
 
 def _is_on(value: str | None) -> bool:
     return (value or "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` has the form owner/name of a hub checkpoint; nothing is looked up."""
+    return text.count("/") == 1 and _well_spelled(text, "main")
 
 
 def _well_spelled(name: str, revision: str) -> bool:
@@ -171,7 +180,7 @@ def _whole_weights(folder: Path, names: Collection[str]) -> bool:
 
 
 def _choose(name: str, listed: Collection[File], *, allow_pickle: bool) -> list[File]:
-    """The files to bring: never code, nothing from subfolders, one kind of weights."""
+    """The files to bring, config.json first: never code, nothing from subfolders, one kind of weights."""
     names = {file.name for file in listed}
     if lacking := _lacks(names):
         raise UnsupportedCheckpointError(
@@ -192,7 +201,8 @@ def _choose(name: str, listed: Collection[File], *, allow_pickle: bool) -> list[
     else:
         raise UnsupportedCheckpointError(f"{name} has no weights file that clipdemo can read")
     patterns = (CONFIG, *SMALL_FILES, *wanted)
-    return [each for each in listed if any(fnmatchcase(each.name, glob) for glob in patterns)]
+    chosen = [each for each in listed if any(fnmatchcase(each.name, glob) for glob in patterns)]
+    return sorted(chosen, key=lambda file: file.name != CONFIG)
 
 
 def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:

@@ -27,7 +27,7 @@ from clipdemo.limits import MEGABYTE
 # - a batch of 16 images takes 80 MB beside 605 MB of weights, 305 beside ViT-L/14's 1.7 GB, 591 at 336 pixels.
 # - released weights leave the resident memory once gc and malloc_trim have run: 1,083 to 419 MB.
 FIRST_USE, FIRST_PASS = 400 * MEGABYTE, 170 * MEGABYTE  # the second where transformers is imported already
-_LACK = re.compile("allocate memory|out of memory", re.IGNORECASE)
+_LACK = re.compile("allocate memory|unable to allocate|out of memory", re.IGNORECASE)
 _NO_LIMIT = 1 << 60  # what version 1 control groups say where there is none is a little below 2**63
 
 
@@ -136,7 +136,12 @@ def lack_in_words(title: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (
+        MemoryError,
+        RuntimeError,
+        OSError,
+        ValueError,
+    ) as error:  # transformers turns NumPy's into the last
         if not (isinstance(error, MemoryError) or _LACK.search(str(error))):
             raise
         raise NotEnoughMemoryError(
