@@ -6,6 +6,7 @@ Pages ask ``Loader.status`` and never wait for a download; one loader serves all
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -40,6 +41,21 @@ class Status:
         return self.state in {"downloading", "loading"}
 
 
+@dataclass(frozen=True)
+class LoadCost:
+    """What loading a checkpoint took.
+
+    Attributes:
+        load_seconds: from its files to a ready encoder.
+        held_bytes: memory its weights hold.
+        download_bytes: of its files; None where nothing was downloaded.
+    """
+
+    load_seconds: float
+    held_bytes: int
+    download_bytes: int | None
+
+
 class Loader:
     """Loads each checkpoint once, however many sessions ask.
 
@@ -57,10 +73,19 @@ class Loader:
         self._status: dict[str, Status] = {}
         # The embedded model is an encoder from the start: its weights load at the first encoding.
         self._encoders = {EMBEDDED: CachedEncoder(EmbeddedEncoder(), store, self._turns)}
+        self._costs: dict[str, LoadCost] = {}
 
     def encoder(self, name: str) -> CachedEncoder | None:
         """The encoder, if it can be used now; the embedded one always can."""
         return self._encoders.get(name)
+
+    def known(self, name: str) -> CachedEncoder | None:
+        """The encoder, also when its weights were released: what it has encoded can still be had."""
+        return self._encoders.get(name)
+
+    def cost(self, name: str) -> LoadCost | None:
+        """What loading it took; None before it was loaded."""
+        return self._costs.get(name)
 
     def status(self, name: str) -> Status:
         """Where the checkpoint is now."""
@@ -92,12 +117,16 @@ class Loader:
     def _run(self, name: str, first: threading.Thread | None) -> None:
         if first:
             first.join()
+        started = time.perf_counter()
         try:
             if name == EMBEDDED:
                 self._encoders[EMBEDDED].warm_up()
             else:
                 encoder = self._load(name, on_progress=lambda done: self._downloading(name, done))
                 self._encoders[name] = CachedEncoder(encoder, self._store, self._turns)
+            loaded = self._encoders[name]
+            held = loaded.checkpoint.parameters * (2 if loaded.dtype == "float16" else 4)
+            self._costs[name] = LoadCost(time.perf_counter() - started, held, None)
         except CheckpointError as error:
             self._status[name] = Status("failed", reason=str(error))
         except (MemoryError, ImportError) as error:

@@ -137,8 +137,13 @@ def _holdings(space: Workspace, samples: tuple[ImageItem, ...], limits: Limits) 
     views.show_limits(limits)
 
 
+def offered(shared: Engine) -> list[str]:
+    """The checkpoints a visitor may choose among."""
+    return list(dict.fromkeys([EMBEDDED, shared.preferred]))
+
+
 def _checkpoint(shared: Engine) -> str:
-    options = list(dict.fromkeys([EMBEDDED, shared.preferred]))
+    options = offered(shared)
     by_link = {checkpoints.public_id(name): name for name in options}
     state = st.session_state
     if state.get("checkpoint") not in options:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import streamlit as st
 
-from clipdemo import checkpoints, gallery, sources
+from clipdemo import checkpoints, costs, gallery, sources
 from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore
 from clipdemo.checkpoints import EMBEDDED
+from clipdemo.costs import Stopwatch
 from clipdemo.limits import Limits
 from clipdemo.loading import Loader
 from clipdemo.prompts import Templates
@@ -33,6 +34,7 @@ class Engine:
     limits: Limits
     loader: Loader
     preferred: str
+    stopwatch: Stopwatch
 
 
 @dataclass
@@ -141,7 +143,8 @@ def engine() -> Engine:
     limits = Limits.from_environment()
     store = EmbeddingStore(limits.cache_bytes)
     gallery.preload(store)
-    return Engine(limits, Loader(store), checkpoints.preferred())
+    stopwatch = Stopwatch(gallery.sample_items()[: costs.IMAGES], gallery.NEUTRAL_CAPTIONS[: costs.CAPTIONS])
+    return Engine(limits, Loader(store), checkpoints.preferred(), stopwatch)
 
 
 def workspace() -> Workspace:
