@@ -45,7 +45,8 @@ try:
         st.switch_page(ranking)
     audit_ended = audits.ended()
     page.run()
-    state.warm_up(shared, view.checkpoint)
+    if not comparing.busy(shared):
+        state.warm_up(shared, view.checkpoint)
     more = state.work(view, space, shared.limits)
     more = comparing.work(shared) or more
     if audits.work(ended_when_drawn=audit_ended) or more:

@@ -14,7 +14,6 @@ import streamlit as st
 
 from clipdemo import checkpoints
 from clipdemo.cache import BATCH, CachedEncoder
-from clipdemo.checkpoints import EMBEDDED
 from clipdemo.costs import Cost
 from clipdemo.errors import CheckpointError, ReleasedCheckpointError
 from clipdemo.loading import Status
@@ -97,12 +96,24 @@ def titles(names: Sequence[str]) -> list[str]:
     ]
 
 
+def here(shared: Engine, offered: Sequence[str]) -> list[str]:
+    """Those of the checkpoints on offer that need no download, and the one that is downloaded in any case."""
+    return [
+        name
+        for name in offered
+        if name == shared.preferred or shared.loader.known(name) or checkpoints.is_local(name)
+    ]
+
+
 def first_choice(shared: Engine, chosen: str, offered: Sequence[str]) -> list[str]:
-    """What a first look compares: the checkpoint in use, and another that needs no download."""
-    others = [name for name in offered if name != chosen and shared.loader.status(name).state != "failed"]
-    ready = [name for name in others if name == EMBEDDED or shared.loader.encoder(name)]
-    here = ready or [name for name in others if checkpoints.is_local(name)]
-    return [chosen, *here[:1]]
+    """What a first look compares: the checkpoint in use, and another that can be had at once."""
+    others = [
+        name
+        for name in here(shared, offered)
+        if name != chosen and shared.loader.status(name).state != "failed"
+    ]
+    at_once = [name for name in others if shared.loader.known(name) or checkpoints.is_local(name)]
+    return [chosen, *at_once[:1]]
 
 
 def cost(shared: Engine, entrant: Entrant) -> Cost | None:
@@ -130,6 +141,14 @@ def want(task: Task) -> None:
     st.session_state[_TASK] = task
 
 
+def busy(shared: Engine) -> bool:
+    """Whether this run's page still waits for a checkpoint; no other one is then loaded beside it."""
+    task: Task | None = st.session_state.get(_TASK)
+    return task is not None and (
+        _next(shared, task) is not None or any(shared.loader.status(name).busy for name in task.names)
+    )
+
+
 def work(shared: Engine) -> bool:
     """Load, encode and time what this run's page wants, for one time slice; called at the end of every page.
 
@@ -141,7 +160,9 @@ def work(shared: Engine) -> bool:
     if task is None or entrant is None:
         return False
     encoder = shared.loader.encoder(entrant.name)
-    if encoder is None:
+    # The embedded model is an encoder from the start; what loading it costs is known once it was loaded.
+    idle = shared.loader.status(entrant.name).state == "idle"
+    if encoder is None or (idle and entrant.complete):
         shared.loader.start(entrant.name)  # the page looks again until it is there
         return False
     try:

@@ -61,9 +61,10 @@ def _pick(view: View, shared: Engine) -> tuple[str, ...]:
     """The checkpoints to compare; kept from page to page, and in the link by their public names."""
     state, options = st.session_state, inputs.offered(shared)
     if "compare" not in state:
-        by_link = {checkpoints.public_id(name): name for name in options}
-        asked = st.query_params.get_all("compare")
-        linked = [by_link[each] for each in dict.fromkeys(asked) if each in by_link]
+        here = comparing.here(shared, options)  # a link never makes the server download a checkpoint
+        by_link = {checkpoints.public_id(name): name for name in here}
+        asked = list(dict.fromkeys(st.query_params.get_all("compare")))
+        linked = [by_link[each] for each in asked if each in by_link]
         state["compare"] = linked[:MOST] or comparing.first_choice(shared, view.checkpoint, options)
         state["compare-link"] = [each for each in asked if each not in by_link]
     elif any(name not in options for name in state["compare"]):
@@ -79,7 +80,9 @@ def _pick(view: View, shared: Engine) -> tuple[str, ...]:
         persist_state="session",
     )
     for each in state.get("compare-link", [])[:MOST]:
-        st.caption(f":orange[The link asked for {views.plain(each, 60)}, which is not on offer here.]")
+        st.caption(
+            f":orange[The link asked for {views.plain(each, 60)}, which is not here; choose from the list.]"
+        )
     st.query_params["compare"] = [checkpoints.public_id(name) for name in names]
     return tuple(names)
 

@@ -100,7 +100,7 @@ def _rankings(results: Results, entrants: Sequence[Entrant]) -> None:
                 continue
             side = results.titles.index(entrant.title)
             ranks = results.comparison.ranks[:, :, results.caption]
-            with st.grid("auto", min_column_width=104, gap="small", key=f"grid-compare-{place}") as grid:
+            with st.grid("auto", min_column_width=132, gap="small", key=f"grid-compare-{place}") as grid:
                 for image in ranks[side].argsort()[: results.k].tolist():
                     with grid.cell():
                         _tile(results, image, ranks[:, image].tolist(), side)
@@ -184,7 +184,7 @@ def _agreement(results: Results) -> None:
     columns = {
         "Spearman": number("Spearman", help=MEANINGS["Spearman"], format="%.2f"),
         "Kendall": number("Kendall", help=MEANINGS["Kendall"], format="%.2f"),
-        overlap: number(overlap, help=MEANINGS["overlap"], format="percent"),
+        overlap: number(overlap, help=MEANINGS["overlap"], format="%.0f %%"),
     }
     order = ["models", "over", "Spearman", "Kendall", overlap]
     table = pd.DataFrame(rows)[order]
@@ -206,7 +206,7 @@ def _line(results: Results, found: Agreement, overlap: str) -> dict[str, object]
         "models": f"{results.titles[found.first]} and {results.titles[found.second]}",
         "Spearman": found.spearman,
         "Kendall": found.kendall,
-        overlap: found.overlap,
+        overlap: None if found.overlap is None else 100 * found.overlap,
     }
 
 
