@@ -98,7 +98,7 @@ def test_changing_caption_or_size_encodes_nothing_again(app, monkeypatch):
 def test_costs_are_measured_once_for_each_and_can_be_measured_again(app):
     shown = table(app, "ms an image")
     assert (shown["ms an image"] > 0).all()
-    assert (shown["load, s"] > 0).all()
+    assert shown["load, s"][0] > 0
     assert shown["embedding"].tolist() == [16, 384]
     assert shown["device"].tolist() == ["cpu", "cpu"]
     shared, _ = app.session_state["seen"]

@@ -2,9 +2,9 @@
 
 import csv
 import io
+from functools import partial
 
 import pytest
-from conftest import make_item
 from inert_pages import Page, is_inert
 from plain_encoder import PlainEncoder
 from tiny_checkpoints import COLOURS, square
@@ -33,8 +33,13 @@ class Backwards(PlainEncoder):
         return -super().encode_images(items)
 
 
-def compared(names, captions, titles=("plain", "backwards")):
-    items = [make_item(square(colour), name) for colour, name in zip(COLOURS, names, strict=False)]
+@pytest.fixture
+def compared(item_of):
+    return partial(_compared, item_of)
+
+
+def _compared(item_of, names, captions, titles=("plain", "backwards")):
+    items = [item_of(square(colour), name) for colour, name in zip(COLOURS, names, strict=False)]
     encoders = [PlainEncoder(titles[0]), Backwards(titles[1])]
     comparison = compare([score_matrix(encoder, items, captions) for encoder in encoders])
     asked = truth.from_names(items)
@@ -53,7 +58,7 @@ def rows_of(data):
     return list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
 
 
-def test_hostile_text_stays_text_wherever_it_stands():
+def test_hostile_text_stays_text_wherever_it_stands(compared):
     comparison, titles, facts = compared(HOSTILE, HOSTILE, titles=HOSTILE[:2])
     page = Page(compare_report.compare_html(comparison, titles, facts, 3))
     assert is_inert(page)
@@ -61,7 +66,7 @@ def test_hostile_text_stays_text_wherever_it_stands():
         assert text in page.text
 
 
-def test_the_report_says_all_that_the_page_says():
+def test_the_report_says_all_that_the_page_says(compared):
     comparison, titles, facts = compared(["red.png", "green.png", "blue.png"], ["red", "a blue thing"])
     page = Page(compare_report.compare_html(comparison, titles, facts, 2))
     assert is_inert(page)
@@ -84,14 +89,14 @@ def test_the_report_says_all_that_the_page_says():
     assert comparison.matrices[0].checkpoint.revision in page.text
 
 
-def test_models_that_agree_on_everything_have_no_disputes():
+def test_models_that_agree_on_everything_have_no_disputes(compared):
     comparison, titles, facts = compared(["red.png"], ["red"])
     page = Page(compare_report.compare_html(comparison, titles, facts, 5))
     assert "Nowhere: every model puts every image in the same place" in page.text
     assert "nan" not in page.text
 
 
-def test_ranks_as_csv_hold_every_image_and_caption_and_no_formulas():
+def test_ranks_as_csv_hold_every_image_and_caption_and_no_formulas(compared):
     comparison, titles, facts = compared(HOSTILE, ["red", "=1+1"])
     rows = rows_of(compare_report.ranks_csv(comparison, titles, facts.templates))
     assert len(rows) == 10
@@ -122,7 +127,7 @@ def test_what_is_not_known_yet_is_empty():
 
 
 @pytest.mark.parametrize("left_out", [0, 3])
-def test_what_was_asked_among_what_is_said(left_out):
+def test_what_was_asked_among_what_is_said(compared, left_out):
     _, _, facts = compared(["red.png", "green.png"], ["red"])
     asked = truth.Truth(facts.truth.images, facts.truth.captions, facts.truth.pairs, left_out)
     words = compare_report.truth_sentence(asked, 7)

@@ -21,6 +21,8 @@ from clipdemo.ui.pages.audit import KINDS
 from clipdemo.ui.pages.compare_results import Side
 from clipdemo.ui.state import Engine, View
 
+# Streamlit collects garbage after every run; looking oftener would take the processor from what is being loaded.
+LOOK_SECONDS = 3.0
 NO_TRUTH, BY_NAME, BY_AUDIT, BY_TABLE = (
     "none",
     "file names are captions",
@@ -107,7 +109,7 @@ def _states(shared: Engine, task: Task) -> None:
     before = shape()
     moving = any(state not in {"ready", "failed"} for state, _ in before)
 
-    @st.fragment(run_every=1.0 if moving else None)
+    @st.fragment(run_every=LOOK_SECONDS if moving else None)
     def states() -> None:
         for entrant in comparing.look(shared, task):
             _state(shared, entrant, task)
