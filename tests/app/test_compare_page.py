@@ -180,8 +180,7 @@ def test_a_link_names_checkpoints_but_never_fetches_them(run_app, colour_clip):
 
 
 def test_scores_of_released_weights_stay_on_the_page(app):
-    for encoder in encoders(app)[0]:
-        encoder.release()
+    encoders(app)[0][1].release()
     app.selectbox(key="compare-k").set_value(10).run()
     assert not app.exception
     assert len(table(app, "Spearman")) == 2
