@@ -9,7 +9,7 @@ from inert_pages import Page, is_inert
 from plain_encoder import PlainEncoder
 from tiny_checkpoints import COLOURS, square
 
-from clipdemo import compare_report, truth
+from clipdemo import compare_report, compare_tables, truth
 from clipdemo.compare import compare
 from clipdemo.compare_report import Facts
 from clipdemo.costs import Cost, Speed
@@ -98,7 +98,7 @@ def test_models_that_agree_on_everything_have_no_disputes(compared):
 
 def test_ranks_as_csv_hold_every_image_and_caption_and_no_formulas(compared):
     comparison, titles, facts = compared(HOSTILE, ["red", "=1+1"])
-    rows = rows_of(compare_report.ranks_csv(comparison, titles, facts.templates))
+    rows = rows_of(compare_tables.ranks_csv(comparison, titles, facts.templates))
     assert len(rows) == 10
     assert rows[4]["image"] == "'=HYPERLINK(1)"
     assert rows[5]["caption"] == "'=1+1"
@@ -109,7 +109,7 @@ def test_costs_as_csv_say_what_was_measured_how_and_where():
     encoder = PlainEncoder()
     speed = Speed(2.5, 0.5, 4, 16, 9)
     known = {"plain": Cost(encoder.checkpoint, "cuda", "float16", LoadCost(1.0, 10**6, 2 * 10**6), speed)}
-    row = rows_of(compare_report.costs_csv(known))[0]
+    row = rows_of(compare_tables.costs_csv(known))[0]
     assert (row["ms an image"], row["images a batch"], row["device"], row["dtype"]) == (
         "2.5",
         "4",
@@ -121,15 +121,15 @@ def test_costs_as_csv_say_what_was_measured_how_and_where():
 
 
 def test_what_is_not_known_yet_is_empty():
-    row = compare_report.cost_row("plain", Cost(PlainEncoder().checkpoint, "cpu", "float32", None, None))
+    row = compare_tables.cost_row("plain", Cost(PlainEncoder().checkpoint, "cpu", "float32", None, None))
     assert row["load, s"] is row["ms an image"] is row["memory, MB"] is row["download, MB"] is None
-    assert rows_of(compare_report.costs_csv({})) == []
+    assert rows_of(compare_tables.costs_csv({})) == []
 
 
 @pytest.mark.parametrize("left_out", [0, 3])
 def test_what_was_asked_among_what_is_said(compared, left_out):
     _, _, facts = compared(["red.png", "green.png"], ["red"])
     asked = truth.Truth(facts.truth.images, facts.truth.captions, facts.truth.pairs, left_out)
-    words = compare_report.truth_sentence(asked, 7)
+    words = compare_tables.truth_sentence(asked, 7)
     assert words.startswith("2 of 7 images have a right caption")
     assert ("Only the first" in words) == bool(left_out)

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import streamlit as st
 
-from clipdemo import checkpoints, truth
+from clipdemo import checkpoints
 from clipdemo.compare_report import WHY_RANKS, Facts
-from clipdemo.errors import ClipdemoError, TableError
+from clipdemo.errors import ClipdemoError
 from clipdemo.limits import MEGABYTE
 from clipdemo.prompts import Query
 from clipdemo.scoring import prompts_of, score_matrix
-from clipdemo.tables import Table
-from clipdemo.truth import Truth
-from clipdemo.ui import audits, comparing, inputs, views
+from clipdemo.ui import comparing, inputs, views
 from clipdemo.ui.comparing import FEWEST, MOST, Entrant, Task
-from clipdemo.ui.pages import compare_results
-from clipdemo.ui.pages.audit import KINDS
+from clipdemo.ui.pages import compare_results, compare_truth
 from clipdemo.ui.pages.compare_results import Side
 from clipdemo.ui.state import Engine, View
 
 # Streamlit collects garbage after every run; looking oftener would take the processor from what is being loaded.
 LOOK_SECONDS = 3.0
-NO_TRUTH, BY_NAME, BY_AUDIT, BY_TABLE = (
-    "none",
-    "file names are captions",
-    "the table on the Audit page",
-    "a table of mine",
-)
 
 
 def show(view: View, shared: Engine) -> None:
@@ -50,8 +39,8 @@ def show(view: View, shared: Engine) -> None:
     _states(shared, task)
     sides = _scored(entrants, view)
     results = compare_results.show(sides, entrants, view)
-    asked = _truth(view, shared)
-    recalls = compare_results.recalls(sides, asked, view)
+    asked = compare_truth.choose(view, shared)
+    recalls = compare_truth.recalls(sides, asked, view)
     known = compare_results.costs(shared, entrants)
     if results:
         compare_results.downloads(results, Facts(view.templates, known, recalls, asked))
@@ -158,38 +147,3 @@ def _scored(entrants: list[Entrant], view: View) -> list[Side]:
             continue
         sides.append(Side(entrant.title, entrant.encoder, matrix))
     return sides
-
-
-def _truth(view: View, shared: Engine) -> Truth | None:
-    """What the visitor says is right for these images; None where nothing is."""
-    st.subheader("Who finds the right answers?", anchor=False)
-    run = audits.current()
-    options = [NO_TRUTH, BY_NAME, *([BY_AUDIT] if run else []), BY_TABLE]
-    chosen = st.selectbox(
-        "Right captions of these images",
-        options,
-        key="compare-truth",
-        persist_state="session",
-        help="A table has an image and a caption in each row; its images are found by file name.",
-    )
-    if chosen == BY_NAME:
-        return truth.from_names(view.items)
-    try:
-        table = run.table if chosen == BY_AUDIT and run else _table(shared) if chosen == BY_TABLE else None
-        return truth.from_table(table, view.items) if table else None
-    except TableError as error:
-        st.error(views.plain(str(error), 500), icon=":material/error:")
-        return None
-
-
-def _table(shared: Engine) -> Table | None:
-    file = st.file_uploader(
-        "Table", KINDS, key="compare-table", help="CSV, TSV, JSONL or Parquet; one row per image and caption."
-    )
-    if file is None:
-        return None
-    kept = st.session_state.get("compare-opened")
-    if kept is None or kept[0] != file.file_id:  # reading it through takes a while
-        table = audits.open_upload(file.name, file.getvalue(), (None, None), shared.limits)
-        kept = st.session_state["compare-opened"] = file.file_id, table
-    return cast(Table, kept[1])

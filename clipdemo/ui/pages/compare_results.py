@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 import streamlit as st
 
-from clipdemo import charts, compare, compare_report, truth
+from clipdemo import charts, compare, compare_report, compare_tables
 from clipdemo.cache import CachedEncoder
 from clipdemo.compare import Agreement, Comparison, Dispute, ordinal
-from clipdemo.compare_report import MEANINGS, Facts
+from clipdemo.compare_report import Facts
+from clipdemo.compare_tables import MEANINGS
 from clipdemo.costs import Cost
-from clipdemo.errors import CheckpointError
-from clipdemo.truth import Recall, Truth
 from clipdemo.types import ScoreMatrix
 from clipdemo.ui import comparing, views
 from clipdemo.ui.comparing import Entrant
@@ -91,7 +90,8 @@ def show(sides: Sequence[Side], entrants: Sequence[Entrant], view: View) -> Resu
 def _rankings(results: Results, entrants: Sequence[Entrant]) -> None:
     """One column a checkpoint; one that is on its way keeps its place."""
     st.subheader(f"“{views.plain(_caption(results))}”", anchor=False)
-    columns = st.columns(len(entrants), gap="medium")
+    # Two stay side by side on a phone; more would be too narrow there.
+    columns = st.columns(len(entrants), gap="medium", wrap=len(entrants) > 2)
     for place, (column, entrant) in enumerate(zip(columns, entrants, strict=True)):
         with column:
             st.markdown(f"**{views.plain(entrant.title, 60)}**")
@@ -186,7 +186,7 @@ def _agreement(results: Results) -> None:
         "Kendall": number("Kendall", help=MEANINGS["Kendall"], format="%.2f"),
         overlap: number(overlap, help=MEANINGS["overlap"], format="%.0f %%"),
     }
-    order = ["models", "over", "Spearman", "Kendall", overlap]
+    order = ["models", "Spearman", "Kendall", overlap, "over"]  # a phone shows the first ones
     table = pd.DataFrame(rows)[order]
     st.dataframe(
         table,
@@ -210,43 +210,6 @@ def _line(results: Results, found: Agreement, overlap: str) -> dict[str, object]
     }
 
 
-def recalls(sides: Sequence[Side], asked: Truth | None, view: View) -> dict[str, Recall]:
-    """Recall of each checkpoint whose right captions are encoded: title -> figures."""
-    if asked is None:
-        st.caption(
-            "Say which caption is right for which image, and each model's recall is shown: the share of questions "
-            "with a right answer among the first 1 or 5."
-        )
-        return {}
-    if not len(asked.pairs):
-        st.info("No image of the workspace has a right caption there.", icon=":material/info:")
-        return {}
-    prompts = asked.prompts(view.templates)
-    found: dict[str, Recall] = {}
-    for side in sides:
-        if side.encoder.missing(asked.images) or side.encoder.missing_captions(prompts):
-            st.caption(
-                f":material/hourglass_top: **{views.plain(side.title)}** is reading the right captions …"
-            )
-            continue
-        try:
-            figures = truth.recall(side.encoder, asked, view.templates)
-        except CheckpointError:  # dropped from the store meanwhile; the next run has it again
-            continue
-        if figures:
-            found[side.title] = figures
-    if found:
-        rows = compare_report.recall_rows(found)
-        percent = {
-            name: st.column_config.NumberColumn(name, format="percent")
-            for name in rows[0]
-            if "recall" in name
-        }
-        st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=percent, alt="Recall of each model")
-    st.caption(compare_report.truth_sentence(asked, len(view.items)))
-    return found
-
-
 def costs(shared: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
     """What each checkpoint costs, measured here: title -> cost, as far as it is known."""
     st.subheader("What they cost on this machine", anchor=False)
@@ -255,19 +218,19 @@ def costs(shared: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
         st.caption("Measured as soon as a model is loaded.")
         return known
     config = {
-        name: st.column_config.NumberColumn(name, help=compare_report.COSTS[name], format=form)
+        name: st.column_config.NumberColumn(name, help=compare_tables.COSTS[name], format=form)
         for name, form in COST_FORMATS.items()
     }
-    rows = [compare_report.cost_row(title, cost) for title, cost in known.items()]
+    rows = [compare_tables.cost_row(title, cost) for title, cost in known.items()]
     alt = "Cost of each model on this machine"
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, placeholder="–", alt=alt)
     waiting = [title for title, cost in known.items() if cost.speed is None]
     left = f" Still to be measured: {views.plain(', '.join(waiting))}." if waiting else ""
-    st.caption(compare_report.cost_sentence() + left)
+    st.caption(compare_tables.cost_sentence() + left)
     with st.container(horizontal=True):
         st.download_button(
             "Costs (CSV)",
-            lambda: compare_report.costs_csv(known),
+            lambda: compare_tables.costs_csv(known),
             "costs.csv",
             "text/csv",
             on_click="ignore",
@@ -294,7 +257,7 @@ def downloads(results: Results, facts: Facts) -> None:
         )
         st.download_button(
             "Ranks (CSV)",
-            lambda: compare_report.ranks_csv(comparison, titles, facts.templates),
+            lambda: compare_tables.ranks_csv(comparison, titles, facts.templates),
             "ranks.csv",
             "text/csv",
             on_click="ignore",
