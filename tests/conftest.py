@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, square
+from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, save_tiny_siglip2, square
 
 from clipdemo.types import ImageItem
 
@@ -32,6 +32,12 @@ def colour_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny SigLIP with random weights."""
     return save_tiny_siglip(tmp_path_factory.mktemp("tiny-siglip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny SigLIP 2 with random weights."""
+    return save_tiny_siglip2(tmp_path_factory.mktemp("tiny-siglip2"))
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,7 @@ def test_what_can_never_fit_is_refused_before_a_download_with_something_to_try(l
     )
     shelf = loader.governor.memory
     shelf.places = 10
-    with pytest.raises(NotEnoughMemoryError, match=r"try CLIP ViT-B/32 or the embedded model"):
+    with pytest.raises(NotEnoughMemoryError, match=r"try SigLIP ViT-B/16 or the embedded model"):
         loader.governor.judge("owner/large-model", 1700 * MB)
 
 
