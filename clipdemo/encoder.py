@@ -29,6 +29,7 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
+from clipdemo.pixels import PixelRecipe
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
@@ -103,6 +104,8 @@ class TransformersEncoder:
         model_class, processor_class = FAMILIES[self._family]
         try:
             self._processor = getattr(transformers, processor_class).from_pretrained(folder)
+            # NaFlex cuts images into patches of many shapes: only its own processor knows how.
+            self._recipe = None if self._family == "siglip2" else PixelRecipe.of(self._processor)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             model, report = getattr(transformers, model_class).from_pretrained(
                 folder,
@@ -154,7 +157,11 @@ class TransformersEncoder:
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the image tower is fed: pixel values, and for NaFlex checkpoints masks and shapes."""
-        batch = self._processor([_no_strip(image) for image in images], return_tensors="pt").to(self._device)
+        usable = [_no_strip(image) for image in images]
+        if self._recipe:
+            pixels = torch.from_numpy(self._recipe.pixels(usable))
+            return {"pixel_values": pixels.to(self._device, self._dtype)}
+        batch = self._processor(usable, return_tensors="pt").to(self._device)
         return {
             name: value.to(self._dtype) if value.is_floating_point() else value
             for name, value in batch.items()
