@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import make_item
 from pictures import noise
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
@@ -56,7 +55,7 @@ def test_a_setting_we_do_not_follow_is_left_to_the_processor(setting):
     ("fixture", "model_class"), [("colour_clip", CLIPModel), ("tiny_siglip", SiglipModel)]
 )
 @pytest.mark.parametrize("setting", [{}, {"do_normalize": False}], ids=["fused", "left to the processor"])
-def test_embeddings_equal_those_of_the_processor(fixture, model_class, setting, request, tmp_path):
+def test_embeddings_equal_those_of_the_processor(fixture, model_class, setting, item_of, request, tmp_path):
     folder = request.getfixturevalue(fixture)
     processor_class = CLIPImageProcessorPil if fixture == "colour_clip" else SiglipImageProcessorPil
     processor = processor_class.from_pretrained(folder, **setting)
@@ -67,6 +66,6 @@ def test_embeddings_equal_those_of_the_processor(fixture, model_class, setting, 
         (tmp_path / file.name).write_bytes(file.read_bytes())
     images = [noise(size, seed) for seed, size in enumerate([(512, 384), (100, 300), (33, 32)])]
     encoder = TransformersEncoder(tmp_path, Origin("x", "local", "f" * 64, "folder"))
-    ours = encoder.encode_images([make_item(image) for image in images])
+    ours = encoder.encode_images([item_of(image) for image in images])
     theirs = model.get_image_features(**processor(images, return_tensors="pt")).pooler_output.detach().numpy()
     np.testing.assert_allclose(ours, theirs / np.linalg.norm(theirs, axis=1, keepdims=True), atol=1e-5)
