@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,16 +70,18 @@ class Clipdemo(Contender):
         data = text.getvalue().encode()
         table = open_table("table.csv", lambda: io.BytesIO(data))
         limits, network = Limits(), network_to(port)
-        footprint, ledger = Footprint(), Ledger()
+        footprint = Footprint()
 
         def locate(url: str) -> Source:
             return Source(url, "url", lambda: fetch_bytes(url, limits, network=network))
 
-        for _ in score_table(table, locate, self.bare, ledger, footprint, Plan(limits)):
-            pass
-        scale = background(self.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS).captions
-        found = list(judge(table, ledger, self.bare.checkpoint, scale, footprint).rows())
-        ledger.close()
+        with tempfile.TemporaryDirectory() as scratch:
+            ledger = Ledger(Path(scratch) / "progress")
+            for _ in score_table(table, locate, self.bare, ledger, footprint, Plan(limits)):
+                pass
+            scale = background(self.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS).captions
+            found = list(judge(table, ledger, self.bare.checkpoint, scale, footprint).rows())
+            ledger.close()
         return found
 
 
