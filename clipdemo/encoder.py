@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from clipdemo import memory, similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
 from clipdemo.families import FAMILIES, read_family
+from clipdemo.frameworks import LOADING
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
@@ -92,7 +93,7 @@ class TransformersEncoder:
         self._device = torch.device(device)
         model_class, processor_class = FAMILIES[self._family]
         try:
-            with memory.lack_in_words(origin.id):
+            with LOADING, memory.lack_in_words(origin.id):
                 self._processor = getattr(transformers, processor_class).from_pretrained(folder)
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
                 model, report = getattr(transformers, model_class).from_pretrained(
