@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from clipdemo import memory, similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
 from clipdemo.families import FAMILIES, read_family
+from clipdemo.frameworks import LOADING
 from clipdemo.pixels import PixelRecipe
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
@@ -93,7 +94,7 @@ class TransformersEncoder:
         self._device = torch.device(device)
         model_class, processor_class = FAMILIES[self._family]
         try:
-            with memory.lack_in_words(origin.id):
+            with LOADING, memory.lack_in_words(origin.id):
                 self._processor = getattr(transformers, processor_class).from_pretrained(folder)
                 # NaFlex cuts images into patches of many shapes: only its own processor knows how.
                 self._recipe = None if self._family == "siglip2" else PixelRecipe.of(self._processor)
