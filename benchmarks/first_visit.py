@@ -150,14 +150,14 @@ class empty_app:  # noqa: N801 - reads as a verb in a with statement
         self.process.wait(20)
 
 
-def resident(address: str) -> float:
-    """Megabytes of resident memory of the server at an address; Linux only."""
+def resident(address: str, field: str = "VmRSS") -> float:
+    """Megabytes of resident memory of the server at an address, "VmHWM" the most it had; Linux only."""
     port = address.rsplit(":", 1)[1]
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             command = (status.parent / "cmdline").read_bytes().split(b"\0")
             if port.encode() in command and b"streamlit" in command:
-                line = next(row for row in status.read_text().splitlines() if row.startswith("VmRSS"))
+                line = next(row for row in status.read_text().splitlines() if row.startswith(field))
                 return int(line.split()[1]) / 1000
         except OSError:
             continue

@@ -1,0 +1,216 @@
+"""A visitor without a browser: one session of the running app over Streamlit's own websocket protocol.
+
+It sends what the browser's code sends, the timed reruns of fragments included, and keeps the elements it is sent, so
+that many visitors at once cost next to nothing beside the server they visit.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from types import TracebackType
+from urllib.parse import parse_qsl, urlencode
+
+from streamlit.proto.Alert_pb2 import Alert
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.Delta_pb2 import Delta
+from streamlit.proto.Element_pb2 import Element
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.sync.client import connect
+
+CAPTIONS, CHECKPOINT = "One caption a line", "Checkpoint"  # labels of the two widgets
+_FOOT = "Scored under **"  # the line below a grid, the last of it to come
+_PARTIAL = "images encoded so far"
+_FAILED = "is not available:"
+_MAIN = 0  # first number of the paths of the page; the sidebar's is another
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of a grid.
+
+    Attributes:
+        rank: as its alternative text says, from 1.
+        name: of the file.
+        cosine: as written below it, to three decimals.
+    """
+
+    rank: int
+    name: str
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the Rank page says once all images are ranked.
+
+    Attributes:
+        checkpoint: title, as the line below the grid has it.
+        rankings: tiles by the caption they stand under, in the order on the page.
+    """
+
+    checkpoint: str
+    rankings: dict[str, list[Tile]]
+
+
+class Session:
+    """One visitor, from opening a link to leaving.
+
+    Args:
+        address: of the app, "http://host:port".
+        captions: in the link.
+        checkpoint: in the link; its public id.
+
+    Attributes:
+        troubles: error boxes, exceptions and checkpoints that failed, as the page words them.
+    """
+
+    def __init__(self, address: str, captions: Sequence[str], checkpoint: str) -> None:
+        self.troubles: list[str] = []
+        self._query = {"captions": "\n".join(captions), "checkpoint": checkpoint}
+        self._ids: dict[str, str] = {}  # of the widgets, by label
+        self._values: dict[str, str] = {}  # by id; a browser sends them with every rerun
+        self._elements: dict[tuple[int, ...], Element] = {}
+        self._page = ""
+        self._intervals: dict[str, float] = {}  # of fragments that run again by themselves
+        self._due: dict[str, float] = {}
+        stream = address.replace("http", "ws", 1) + "/_stcore/stream"
+        # The largest message is a font or theme of some kilobytes, but a grid must never end the visit.
+        self._socket = connect(stream, subprotocols=["streamlit"], max_size=None, compression=None)  # type: ignore[list-item]
+        self._rerun()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def write_captions(self, captions: Sequence[str]) -> None:
+        """Replace what is in the captions box and apply it."""
+        self._query["captions"] = self._values[self._ids[CAPTIONS]] = "\n".join(captions)
+        self._rerun()
+
+    def choose(self, checkpoint: str) -> None:
+        """Choose in the picker, or type into it."""
+        self._values[self._ids[CHECKPOINT]] = checkpoint
+        self._rerun()
+
+    def grids(self, seconds: float) -> Iterator[Grid]:
+        """Every complete grid as it comes, of old runs of the script, too.
+
+        Raises:
+            TimeoutError: when ``seconds`` are over; it says what is on the page then.
+        """
+        until = time.monotonic() + seconds
+        while (now := time.monotonic()) < until:
+            for fragment in [fragment for fragment, due in self._due.items() if due <= now]:
+                self._due[fragment] = now + self._intervals[fragment]
+                self._rerun(fragment)
+            try:
+                data = self._socket.recv(timeout=max(0.0, min([until, *self._due.values()]) - now))
+            except TimeoutError:
+                continue
+            assert isinstance(data, bytes)
+            if self._take(ForwardMsg.FromString(data)):
+                grid = self._grid()
+                if grid:
+                    yield grid
+        raise TimeoutError(f"no grid as wanted within {seconds:g} s; the page says: {self._words()}")
+
+    def _rerun(self, fragment: str = "") -> None:
+        message = BackMsg()
+        asked = message.rerun_script
+        asked.query_string = urlencode(self._query)
+        asked.page_script_hash = self._page
+        asked.fragment_id, asked.is_auto_rerun = fragment, bool(fragment)
+        for widget, value in self._values.items():
+            asked.widget_states.widgets.add(id=widget, string_value=value)
+        self._socket.send(message.SerializeToString())
+
+    def _take(self, message: ForwardMsg) -> bool:
+        """Take over what a message says; whether it is the end of a grid."""
+        kind = message.WhichOneof("type")
+        if kind == "navigation":
+            self._page = message.navigation.page_script_hash
+        elif kind == "new_session":
+            if not message.metadata.run.fragment_ids:  # at the end of a run, only what it sent is on the page
+                self._elements.clear()
+                self._intervals.clear()
+                self._due.clear()
+        elif kind == "page_info_changed":
+            self._query = dict(parse_qsl(message.page_info_changed.query_string))
+        elif kind == "auto_rerun":
+            again = message.auto_rerun
+            if self._intervals.get(again.fragment_id) != again.interval:
+                self._intervals[again.fragment_id] = again.interval
+                self._due[again.fragment_id] = time.monotonic() + again.interval
+        elif kind == "stop_auto_rerun":
+            for fragment in message.stop_auto_rerun.fragment_ids:
+                self._intervals.pop(fragment, None)
+                self._due.pop(fragment, None)
+        elif kind == "delta":
+            return self._draw(tuple(message.metadata.delta_path), message.delta)
+        return False
+
+    def _draw(self, path: tuple[int, ...], delta: Delta) -> bool:
+        if delta.WhichOneof("type") == "new_transient":  # a spinner over what is there
+            return False
+        for old in [old for old in self._elements if old[: len(path)] == path]:
+            del self._elements[old]
+        if delta.WhichOneof("type") != "new_element":
+            return False
+        element = self._elements[path] = delta.new_element
+        kind = element.WhichOneof("type")
+        if kind == "text_area":
+            self._ids[element.text_area.label] = element.text_area.id
+        elif kind == "selectbox":
+            self._ids[element.selectbox.label] = element.selectbox.id
+            if element.selectbox.set_value:
+                self._values[element.selectbox.id] = element.selectbox.raw_value
+        elif kind == "exception":
+            self.troubles.append(f"{element.exception.type}: {element.exception.message}")
+        elif kind == "alert" and element.alert.format == Alert.ERROR:
+            self.troubles.append(element.alert.body)
+        elif kind == "markdown" and _FAILED in element.markdown.body:
+            self.troubles.append(element.markdown.body)
+        return kind == "markdown" and element.markdown.body.startswith(_FOOT)
+
+    def _grid(self) -> Grid | None:
+        """The grid on the page; None while images are missing in it."""
+        checkpoint, rankings, caption = "", dict[str, list[Tile]](), ""
+        for path, element in sorted(self._elements.items(), key=itemgetter(0)):
+            if path[0] != _MAIN:
+                continue
+            text = element.markdown.body
+            if _PARTIAL in text:
+                return None
+            if text.startswith("#### "):
+                caption = _unescaped(text.removeprefix("#### "))
+                rankings[caption] = []
+            elif text.startswith(_FOOT):
+                checkpoint = _unescaped(text.removeprefix(_FOOT).split("**")[0])
+            for image in element.imgs.imgs:
+                rankings[caption].append(_tile(image.alt, image.caption))
+        return Grid(checkpoint, rankings)
+
+    def _words(self) -> str:
+        bodies = (element.markdown.body or element.alert.body for element in self._elements.values())
+        return " | ".join(body[:80] for body in bodies if body)
+
+
+def _tile(alternative: str, below: str) -> Tile:
+    said = re.fullmatch(r"rank (\d+): (.+)", alternative)
+    cosine = re.search(r"cosine (-?\d\.\d{3})$", below)
+    assert said, alternative
+    assert cosine, below
+    return Tile(int(said[1]), said[2], float(cosine[1]))
+
+
+def _unescaped(markdown: str) -> str:
+    """Text as it was before the page escaped it; ``views.plain`` backwards."""
+    return re.sub(r"\\(.)", r"\1", markdown.replace("\u2060", ""))
