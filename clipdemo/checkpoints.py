@@ -158,9 +158,12 @@ def peak_gpu_bytes() -> int | None:
 
 def _load_folder(folder: Path, device: str) -> Encoder:
     from clipdemo.encoder import Origin, TransformersEncoder
+    from clipdemo.trained import TrainedEncoder, is_trained
 
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"there is no folder {folder.name!r}")
+    if is_trained(folder):
+        return TrainedEncoder(folder, device=pick_device(device))
     try:
         fingerprint = _fingerprint(folder)
     except OSError as error:

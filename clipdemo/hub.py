@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -48,6 +48,12 @@ SMALL_FILES = (
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
+# What a model must bring beside configuration and weights -> any of these files.
+Needs = Mapping[str, tuple[str, ...]]
+IMAGES: Needs = {"image processor": PROCESSORS}
+CAPTIONS: Needs = {"tokenizer": TOKENIZERS}
+BOTH: Needs = {**IMAGES, **CAPTIONS}
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -57,7 +63,7 @@ class Snapshot:
     revision: str
 
 
-def find(name: str, revision: str | None = None) -> Snapshot | None:
+def find(name: str, revision: str | None = None, *, needs: Needs = BOTH) -> Snapshot | None:
     """The complete local copy of a checkpoint, if there is one; no network, well under a millisecond.
 
     Its weights may be pickled (``pytorch_model.bin``): whoever loads them decides whether they are trusted.
@@ -65,6 +71,7 @@ def find(name: str, revision: str | None = None) -> Snapshot | None:
     Args:
         name: hub name, owner/name.
         revision: branch, tag or commit; the default branch when None.
+        needs: what the model must bring; a single tower has a processor or a tokenizer only.
     """
     revision = revision or "main"
     if not _well_spelled(name, revision):
@@ -81,7 +88,7 @@ def find(name: str, revision: str | None = None) -> Snapshot | None:
         names = {path.name for path in folder.iterdir() if path.is_file()}
     except OSError:
         return None
-    if _lacks(names) or not _whole_weights(folder, names):
+    if _lacks(names, needs) or not _whole_weights(folder, names):
         return None
     return Snapshot(folder, commit)
 
@@ -92,6 +99,7 @@ def download(
     revision: str | None = None,
     allow_pickle: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    needs: Needs = BOTH,
 ) -> Snapshot:
     """Bring a checkpoint's files into the Hugging Face cache; each is checked against the hub's checksum first.
 
@@ -103,6 +111,7 @@ def download(
         revision: branch, tag or commit; the default branch when None.
         allow_pickle: take ``pytorch_model.bin`` where there is no safetensors file; for names we trust.
         on_progress: called in this thread, at most ten times a second; what it raises ends the download.
+        needs: as in :func:`find`.
 
     Raises:
         CheckpointError: or one of its children, with a sentence for the visitor.
@@ -116,7 +125,7 @@ def download(
         raise HubUnreachableError(OFFLINE.format(name=name))
     with failures_in_words(name, revision):
         commit, listed = _ask_hub(name, revision)
-        files, repo = _choose(name, listed, allow_pickle=allow_pickle), _repo_folder(name)
+        files, repo = _choose(name, listed, needs, allow_pickle=allow_pickle), _repo_folder(name)
         _check_disk(name, files, repo)
         meter = Meter(sum(file.size for file in files), on_progress)
         for file in files:
@@ -147,13 +156,12 @@ def _endpoint() -> str:
     return (os.getenv("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def _lacks(names: Collection[str]) -> str | None:
-    """The first thing a dual encoder of transformers needs, weights aside, and these files do not have."""
+def _lacks(names: Collection[str], needs: Needs) -> str | None:
+    """The first thing such a model of transformers needs, weights aside, and these files do not have."""
     if CONFIG not in names:
         return CONFIG
-    if not any(name in names for name in PROCESSORS):
-        return "image processor"
-    return None if any(name in names for name in TOKENIZERS) else "tokenizer"
+    missing = (what for what, files in needs.items() if not any(name in names for name in files))
+    return next(missing, None)
 
 
 def _whole_weights(folder: Path, names: Collection[str]) -> bool:
@@ -166,12 +174,12 @@ def _whole_weights(folder: Path, names: Collection[str]) -> bool:
     return WEIGHTS in names or PICKLE in names
 
 
-def _choose(name: str, listed: Collection[File], *, allow_pickle: bool) -> list[File]:
+def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: bool) -> list[File]:
     """The files to bring: never code, nothing from subfolders, one kind of weights."""
     names = {file.name for file in listed}
-    if lacking := _lacks(names):
+    if lacking := _lacks(names, needs):
         raise UnsupportedCheckpointError(
-            f"{name} has no {lacking}; clipdemo reads dual encoders in the transformers layout"
+            f"{name} has no {lacking}; clipdemo reads models in the transformers layout"
         )
     wanted: tuple[str, ...]
     if WEIGHTS in names:

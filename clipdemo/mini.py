@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from clipdemo import conse
 from clipdemo.errors import CorruptCheckpointError
-from clipdemo.similarity import FloatArray
+from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 IMAGE_SIZE = 224
@@ -93,7 +93,7 @@ class EmbeddedEncoder:
         features, logits = [], []
         with torch.inference_mode():
             for item in items:  # one image's two views at a time: larger batches leave the CPU's cache
-                views = torch.from_numpy(_views(item.image)).to(memory_format=torch.channels_last)
+                views = torch.from_numpy(two_views(item.image)).to(memory_format=torch.channels_last)
                 pooled = tower.extract_features(views).mean(dim=(2, 3))  # (2, 1280)
                 features.append(pooled.numpy())
                 logits.append(tower._fc(pooled).numpy())  # (2, 1000)
@@ -114,16 +114,21 @@ class EmbeddedEncoder:
         import torch
 
         tower = self._towers().text
-        encodings = [self._tokenizer.encode(sentence).ids for sentence in sentences]
-        width = max(len(ids) for ids in encodings)
-        tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in encodings])
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in encodings])
+        tokens, mask = map(torch.from_numpy, self.token_ids(sentences))
         with torch.inference_mode():
             hidden = tower(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, width, 384)
             weights = mask[..., None].float()
             pooled = (hidden * weights).sum(1) / weights.sum(1)
             rows: FloatArray = torch.nn.functional.normalize(pooled, dim=1).numpy()
         return rows
+
+    def token_ids(self, sentences: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """What the text tower reads: token ids and mask, both (len(sentences), width)."""
+        encodings = [self._tokenizer.encode(sentence).ids for sentence in sentences]
+        width = max(len(ids) for ids in encodings)
+        tokens = np.array([ids + [0] * (width - len(ids)) for ids in encodings], dtype=np.int64)
+        mask = np.array([[1] * len(ids) + [0] * (width - len(ids)) for ids in encodings], dtype=np.int64)
+        return tokens, mask
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """What of ``caption`` is read and what is cut off; needs the tokenizer only."""
@@ -142,7 +147,7 @@ class EmbeddedEncoder:
     def _towers(self) -> _Towers:
         if self._loaded is None:
             with self._loading:  # twice at once loads once
-                self._loaded = self._loaded or _Towers(_image_tower(), _text_tower())
+                self._loaded = self._loaded or _Towers(load_image_tower(), load_text_tower())
         return self._loaded
 
 
@@ -151,7 +156,7 @@ def image_version() -> str:
     return distribution(IMAGE_PACKAGE).version
 
 
-def _views(image: Image.Image) -> FloatArray:
+def two_views(image: Image.Image) -> FloatArray:
     """(2, 3, 224, 224): the centre crop and the whole image squashed, as (x - 127) / 128."""
     side, square = IMAGE_SIZE, min(image.size)
     left, top = (image.width - square) / 2, (image.height - square) / 2
@@ -161,7 +166,8 @@ def _views(image: Image.Image) -> FloatArray:
     return ((pixels - np.float32(127)) / np.float32(128)).transpose(0, 3, 1, 2)
 
 
-def _image_tower() -> Any:
+def load_image_tower() -> Any:
+    """EfficientNet-Lite0 with its ImageNet-1k weights."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -174,7 +180,8 @@ def _image_tower() -> Any:
     return tower.eval().to(memory_format=torch.channels_last)
 
 
-def _text_tower() -> Any:
+def load_text_tower() -> Any:
+    """all-MiniLM-L6-v2 without its pooling."""
     from safetensors import SafetensorError
     from transformers import BertModel
     from transformers.utils import logging
