@@ -158,7 +158,8 @@ def peak_gpu_bytes() -> int | None:
 
 def _load_folder(folder: Path, device: str) -> Encoder:
     from clipdemo.encoder import Origin, TransformersEncoder
-    from clipdemo.trained import TrainedEncoder, is_trained
+    from clipdemo.trained import TrainedEncoder
+    from clipdemo.trained_folder import is_trained
 
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"there is no folder {folder.name!r}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("linear", "projection")
+LOCKED = "locked"
 MAX_SCALE = 100.0  # Radford et al. 2021, section 2.5: the logit scale is clamped there
 
 
@@ -17,7 +18,7 @@ class HeadConfig:
     """One side's head.
 
     Attributes:
-        kind: "linear" or "projection".
+        kind: "linear", "projection", or "locked" for a side that does not learn and has a prior.
         inputs: length of the tower's features.
         dim: length of an embedding.
         prior: whether the last ``dim`` features are an embedding of the shared space already; the head then
@@ -42,7 +43,7 @@ class Head(nn.Module):
         self.register_buffer("deviation", torch.ones(config.inputs))
         self.mean: Tensor
         self.deviation: Tensor
-        self.body = {"linear": _Linear, "projection": _Projection}[config.kind](config)
+        self.body = {"linear": _Linear, "projection": _Projection, LOCKED: _Locked}[config.kind](config)
 
     def fit(self, features: Tensor) -> None:
         """Standardise by the mean and deviation of these (n, inputs) features of the training split."""
@@ -57,6 +58,17 @@ class Head(nn.Module):
         if self.config.prior:
             out = out + features[:, -self.config.dim :]
         return nn.functional.normalize(out, dim=1)
+
+
+class _Locked(nn.Module):
+    """Adds nothing to the prior."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.dim = config.dim
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.new_zeros(len(features), self.dim)
 
 
 class _Linear(nn.Module):

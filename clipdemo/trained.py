@@ -1,108 +1,27 @@
-"""Dual encoders trained by ``clipdemo train``: their folder, and the encoder that reads it.
-
-A folder says in ``config.json`` which towers it stands on and holds the heads in ``model.safetensors``.
-Towers that learned, and towers that came from a folder, lie in ``image_tower/`` and ``text_tower/``; a
-folder never names a path, so it can be moved, and a hostile one leads nowhere.
-"""
+"""The encoder of a folder that ``clipdemo train`` wrote, and features of its towers, a few things at a time."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from clipdemo import hub, similarity
-from clipdemo.errors import CorruptCheckpointError
-from clipdemo.heads import KINDS, HeadConfig, Heads
+from clipdemo import similarity, trained_folder
 from clipdemo.similarity import FloatArray
-from clipdemo.towers import (
-    AnyImageTower,
-    AnyTextTower,
-    EmbeddedImageTower,
-    EmbeddedTextTower,
-    ImageTower,
-    TextTower,
-    folder_fingerprint,
-)
+from clipdemo.towers import AnyImageTower, AnyTextTower
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
-
-MODEL_TYPE = "clipdemo-dual-encoder"
-FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-IMAGE_FOLDER, TEXT_FOLDER = "image_tower", "text_tower"
-EMBEDDED, HUB, SAVED = "embedded", "hub", "saved"
-MOST_DIM = 4096
-UNTRAINED_SCALE, PRIOR_SCALE = 1 / 0.07, 20.0  # Radford et al. 2021, section 2.5; the embedded model's own
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Where a tower of a trained folder comes from.
-
-    Attributes:
-        origin: "embedded", "hub", or "saved" for one that lies in the folder.
-        name: hub name; else what people called it.
-        revision: hub commit; else empty.
-        learned: whether its weights were trained, too, and lie in the folder.
-    """
-
-    origin: str
-    name: str
-    revision: str = ""
-    learned: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What ``config.json`` says.
-
-    Attributes:
-        image_tower: where it comes from.
-        text_tower: where it comes from.
-        head: "linear" or "projection".
-        dim: length of an embedding.
-        prior: as in ``heads.HeadConfig``; only for two embedded towers, which share a space already.
-        dropout: as in ``heads.HeadConfig``.
-    """
-
-    image_tower: Reference
-    text_tower: Reference
-    head: str
-    dim: int
-    prior: bool
-    dropout: float
-
-
-class DualEncoder(nn.Module):
-    """Two towers and their heads."""
-
-    def __init__(self, recipe: Recipe, image_tower: AnyImageTower, text_tower: AnyTextTower) -> None:
-        super().__init__()
-        self.recipe, self.image_tower, self.text_tower = recipe, image_tower, text_tower
-        image, text = (
-            HeadConfig(recipe.head, tower.dim, recipe.dim, recipe.prior, recipe.dropout)
-            for tower in (image_tower, text_tower)
-        )
-        self.heads = Heads(image, text, PRIOR_SCALE if recipe.prior else UNTRAINED_SCALE)
 
 
 class TrainedEncoder:
     """The encoder of a trained folder.
 
     Args:
-        folder: as :func:`save` writes it.
+        folder: as ``trained_folder.save`` writes it.
         device: "cpu", "cuda" or "mps".
 
     Raises:
@@ -112,12 +31,12 @@ class TrainedEncoder:
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        self._model = load(folder).eval().to(self._device)
+        self._model = trained_folder.load(folder).eval().to(self._device)
         towers = self._model.image_tower, self._model.text_tower
         self.checkpoint = Checkpoint(
             id=folder.resolve().name,
             revision="local",
-            fingerprint=_fingerprint(folder, [tower.fingerprint for tower in towers]),
+            fingerprint=trained_folder.fingerprint(folder, [tower.fingerprint for tower in towers]),
             dim=self._model.recipe.dim,
             image_size=towers[0].image_size,
             context_length=towers[1].context_length,
@@ -178,191 +97,3 @@ def caption_features(tower: AnyTextTower, captions: Sequence[str], device: torch
 def to_device(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The same tensors there."""
     return {name: value.to(device) for name, value in inputs.items()}
-
-
-def open_towers(image: str, text: str) -> tuple[AnyImageTower, Reference, AnyTextTower, Reference]:
-    """Two towers by name: "embedded", a hub name, or a folder.
-
-    Raises:
-        CheckpointError: no such tower, or one that cannot be used.
-    """
-    image_reference, image_folder = _find(image, hub.IMAGES)
-    text_reference, text_folder = _find(text, hub.CAPTIONS)
-    return (
-        _image_tower(image_reference, image_folder),
-        image_reference,
-        _text_tower(text_reference, text_folder),
-        text_reference,
-    )
-
-
-def is_trained(folder: Path) -> bool:
-    """Whether the folder says that it was written here; nothing heavy is loaded."""
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
-
-
-def load(folder: Path) -> DualEncoder:
-    """The model of a trained folder.
-
-    Raises:
-        CorruptCheckpointError: files that are broken, missing or do not fit together.
-        CheckpointError: a tower that cannot be had.
-    """
-    recipe = _read_recipe(folder)
-    model = DualEncoder(
-        recipe,
-        _image_tower(recipe.image_tower, folder / IMAGE_FOLDER),
-        _text_tower(recipe.text_tower, folder / TEXT_FOLDER),
-    )
-    try:
-        model.heads.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-        for tower, place in ((model.image_tower, IMAGE_FOLDER), (model.text_tower, TEXT_FOLDER)):
-            if _has_own_weights(tower, recipe):
-                tower.load_state_dict(safetensors.torch.load_file(folder / place / WEIGHTS))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CorruptCheckpointError(
-            f"the weights of {folder.name} are broken, missing or of another shape than its configuration says; "
-            "train it again or copy it anew"
-        ) from error
-    if not all(torch.isfinite(weight).all() for weight in model.heads.parameters()):
-        raise CorruptCheckpointError(f"the weights of {folder.name} are not all numbers; train it again")
-    return model
-
-
-def save(folder: Path, model: DualEncoder) -> None:
-    """Write the model; each file takes its place at once, ``config.json`` last.
-
-    Raises:
-        OSError: the folder cannot be written; what it held before can still be read.
-        SafetensorError: the same.
-    """
-    recipe = model.recipe
-    folder.mkdir(parents=True, exist_ok=True)
-    for tower, reference, place in (
-        (model.image_tower, recipe.image_tower, folder / IMAGE_FOLDER),
-        (model.text_tower, recipe.text_tower, folder / TEXT_FOLDER),
-    ):
-        if isinstance(tower, ImageTower | TextTower):
-            if reference.learned or (reference.origin == SAVED and not place.exists()):
-                tower.save(place)
-        elif reference.learned:
-            place.mkdir(exist_ok=True)
-            _save_tensors(place / WEIGHTS, tower)
-    _save_tensors(folder / WEIGHTS, model.heads)
-    config = {"model_type": MODEL_TYPE, "format": FORMAT, **asdict(recipe)}
-    write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-
-
-def write(path: Path, data: bytes) -> None:
-    """Write a file that takes its place at once or not at all; it outlasts a power cut."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-
-
-def _save_tensors(path: Path, module: nn.Module) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    write(path, safetensors.torch.save(tensors))
-
-
-def _find(name: str, needs: hub.Needs) -> tuple[Reference, Path]:
-    """A tower's reference, and the folder its files lie in now."""
-    if name == EMBEDDED:
-        return Reference(EMBEDDED, name), Path()
-    if Path(name).is_dir():
-        return Reference(SAVED, Path(name).resolve().name), Path(name)
-    snapshot = hub.find(name, needs=needs) or hub.download(name, needs=needs)
-    return Reference(HUB, name, snapshot.revision), snapshot.folder
-
-
-def _image_tower(reference: Reference, folder: Path) -> AnyImageTower:
-    if reference.origin == EMBEDDED:
-        return EmbeddedImageTower()
-    return ImageTower(*_files(reference, folder, hub.IMAGES))
-
-
-def _text_tower(reference: Reference, folder: Path) -> AnyTextTower:
-    if reference.origin == EMBEDDED:
-        return EmbeddedTextTower()
-    return TextTower(*_files(reference, folder, hub.CAPTIONS))
-
-
-def _files(reference: Reference, folder: Path, needs: hub.Needs) -> tuple[Path, str, str]:
-    """Folder, name and fingerprint of a tower that is not embedded."""
-    if reference.origin == HUB and not reference.learned:
-        name, revision = reference.name, reference.revision
-        here = hub.find(name, revision, needs=needs) or hub.download(name, revision=revision, needs=needs)
-        return here.folder, name, hashlib.sha256(f"{name}@{here.revision}".encode()).hexdigest()
-    if not folder.is_dir():
-        raise CorruptCheckpointError(f"the folder {folder.name} with the tower {reference.name} is missing")
-    try:
-        return folder, reference.name, folder_fingerprint(folder)
-    except OSError as error:
-        raise CorruptCheckpointError(
-            f"the tower {reference.name} cannot be read ({error.strerror})"
-        ) from error
-
-
-def _has_own_weights(tower: nn.Module, recipe: Recipe) -> bool:
-    """Whether an embedded tower's weights were trained and lie in the folder."""
-    return (isinstance(tower, EmbeddedImageTower) and recipe.image_tower.learned) or (
-        isinstance(tower, EmbeddedTextTower) and recipe.text_tower.learned
-    )
-
-
-def _fingerprint(folder: Path, towers: Sequence[str]) -> str:
-    digest = hashlib.sha256("\n".join(towers).encode())
-    for file in (CONFIG, WEIGHTS, f"{IMAGE_FOLDER}/{WEIGHTS}", f"{TEXT_FOLDER}/{WEIGHTS}"):
-        if (folder / file).is_file():
-            with (folder / file).open("rb") as stream:
-                digest.update(file.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _read_recipe(folder: Path) -> Recipe:
-    try:
-        config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
-        if config["model_type"] != MODEL_TYPE or config["format"] != FORMAT:
-            raise CorruptCheckpointError(
-                f"{folder.name} was written by another version of clipdemo; train it again or update clipdemo"
-            )
-        recipe = Recipe(
-            _read_reference(config["image_tower"]),
-            _read_reference(config["text_tower"]),
-            str(config["head"]),
-            int(config["dim"]),
-            config["prior"] is True,
-            float(config["dropout"]),
-        )
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
-        raise CorruptCheckpointError(
-            f"the configuration of {folder.name} cannot be read; train it again or copy it anew"
-        ) from error
-    embedded = recipe.image_tower.origin == recipe.text_tower.origin == EMBEDDED
-    sound = (
-        recipe.head in KINDS
-        and 1 <= recipe.dim <= MOST_DIM
-        and 0 <= recipe.dropout < 1
-        and (not recipe.prior or (embedded and recipe.dim == EmbeddedTextTower.dim))
-    )
-    if not sound:
-        raise CorruptCheckpointError(
-            f"the configuration of {folder.name} holds values that cannot be used; train it again"
-        )
-    return recipe
-
-
-def _read_reference(said: Any) -> Reference:
-    reference = Reference(
-        str(said["origin"]), str(said["name"]), str(said["revision"]), said["learned"] is True
-    )
-    if reference.origin not in {EMBEDDED, HUB, SAVED}:
-        raise ValueError(reference.origin)
-    return reference

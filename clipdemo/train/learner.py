@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdemo import sources, trained
+from clipdemo import sources, trained, trained_folder
 from clipdemo.errors import TrainingError
 from clipdemo.limits import Limits
 from clipdemo.similarity import IntArray
@@ -109,7 +109,7 @@ class DualLearner(nn.Module):
 
     def __init__(
         self,
-        model: trained.DualEncoder,
+        model: trained_folder.DualEncoder,
         image_features: Tensor | None,
         caption_features: Tensor | None,
         photographs: Photographs,
@@ -184,7 +184,7 @@ class DualLearner(nn.Module):
 
     def save(self, folder: Path) -> None:
         """A folder that ``load_encoder`` opens."""
-        trained.save(folder, self.model)
+        trained_folder.save(folder, self.model)
 
 
 def learning(module: nn.Module) -> dict[str, Tensor]:

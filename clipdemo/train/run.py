@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipdemo import trained
+from clipdemo import trained, trained_folder
 from clipdemo.checkpoints import pick_device
 from clipdemo.errors import FileMissingError, SettingError, TableError
 from clipdemo.evaluation import Evaluation, evaluate
@@ -168,7 +168,7 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Sh
         shown(str(wanted.output)), history, figures, time.perf_counter() - started, device.type, pairs
     )
     with state.writing(wanted.output):
-        write = trained.write
+        write = trained_folder.write
         write(wanted.output / METRICS, (json.dumps(done.as_dict(), indent=2) + "\n").encode())
         write(wanted.output / card.CURVES, card.curves_png(history))
         text = card.card_text(wanted.command, origin, settings, done.as_dict(), dict(pairs.licences))
@@ -197,11 +197,11 @@ def _joined(
     wanted: TrainRun, table: Table, device: torch.device, reading: Show
 ) -> tuple[Learner, Pairs, str]:
     """Two towers with new heads, their pairs, and where the towers come from."""
-    image_tower, image_from, text_tower, text_from = trained.open_towers(
+    image_tower, image_from, text_tower, text_from = trained_folder.open_towers(
         wanted.image_tower, wanted.text_tower
     )
-    prior = image_from.origin == text_from.origin == trained.EMBEDDED
-    recipe = trained.Recipe(
+    prior = image_from.origin == text_from.origin == trained_folder.EMBEDDED
+    recipe = trained_folder.Recipe(
         replace(image_from, learned=wanted.unfreeze in {"image", "both"}),
         replace(text_from, learned=wanted.unfreeze in {"text", "both"}),
         wanted.head,
@@ -209,7 +209,7 @@ def _joined(
         prior,
         DROPOUT,
     )
-    model = trained.DualEncoder(recipe, image_tower, text_tower).eval().to(device)
+    model = trained_folder.DualEncoder(recipe, image_tower, text_tower).eval().to(device)
     limits = Limits.from_environment()
     kept = None if recipe.image_tower.learned else FeatureCache(image_tower.fingerprint, image_tower.dim)
 
@@ -220,7 +220,10 @@ def _joined(
 
     locate, known = in_folder(wanted.images, limits), kept.known if kept else set[str]()
     pairs = read_pairs(table, locate, limits, wanted.seed, known, take, reading)
-    images = torch.from_numpy(kept.rows(pairs.sha256)).to(device) if kept else None
+    images = None
+    if kept:
+        images = torch.from_numpy(kept.rows(pairs.sha256)).to(device)
+        kept.close()
     captions = None if recipe.text_tower.learned else _caption_features(text_tower, pairs.captions, device)
     photographs = Photographs(pairs.images, limits, wanted.seed)
     learner = DualLearner(model, images, captions, photographs, pairs.captions)

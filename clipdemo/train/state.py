@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from clipdemo import trained
+from clipdemo import trained_folder
 from clipdemo.errors import LedgerError, OutputError
 from clipdemo.train.learner import Learner
 
@@ -86,7 +86,7 @@ def begin(
     now = State(**held["state"])
     with writing(folder):
         lines = (folder / LOG).read_text("utf-8").splitlines(keepends=True) if (folder / LOG).exists() else []
-        trained.write(folder / LOG, "".join(lines[: now.log_lines]).encode())
+        trained_folder.write(folder / LOG, "".join(lines[: now.log_lines]).encode())
     return now
 
 
@@ -118,7 +118,7 @@ def save(
         out,
     )
     with writing(folder):
-        trained.write(folder / STATE, out.getvalue())
+        trained_folder.write(folder / STATE, out.getvalue())
 
 
 def put(learner: Learner, weights: Mapping[str, Tensor]) -> None:

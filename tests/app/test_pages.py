@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
+from training import run, write_pairs
 
 from clipdemo import gallery
 
@@ -166,3 +167,13 @@ def test_foreign_text_never_becomes_a_link(run_app):
     heading = next(m.value for m in app.markdown if m.value.startswith("#### ")).replace("\\", "")
     assert "www.example" not in heading
     assert "me@example" not in heading
+
+
+def test_a_trained_folder_ranks_like_any_checkpoint(run_app, tiny_towers, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image, text = map(str, tiny_towers)
+    run(write_pairs(tmp_path), tmp_path / "trained", image_tower=image, text_tower=text, epochs=1)
+    app = run_app(CLIPDEMO_CHECKPOINT=str(tmp_path / "trained"))
+    app.selectbox(key="checkpoint").set_value(str(tmp_path / "trained")).run()
+    assert not app.exception
+    assert "trained" in text_of(app)

@@ -42,7 +42,16 @@ def test_importing_the_package_loads_no_framework():
     [
         (
             "torch",
-            {"encoder.py", "mini.py", "checkpoints.py", "towers.py", "heads.py", "trained.py", "train"},
+            {
+                "encoder.py",
+                "mini.py",
+                "checkpoints.py",
+                "towers.py",
+                "heads.py",
+                "trained.py",
+                "trained_folder.py",
+                "train",
+            },
         ),
         ("transformers", {"encoder.py", "mini.py", "towers.py"}),
         ("requests", {"fetch.py"}),
