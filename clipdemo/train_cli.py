@@ -92,7 +92,7 @@ def train(
         typer.Option(
             min=2,
             max=65_536,
-            help="Pairs of one step.  [default: 512; 32 when a tower learns or with --from]",
+            help="Pairs of one step.  [default: 256; 32 when a tower learns or with --from]",
         ),
     ] = None,
     learning_rate: Annotated[

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from training import run, write_pairs
 
 from clipdemo import gallery
+from clipdemo.ui.state import engine
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
 
@@ -173,7 +174,12 @@ def test_a_trained_folder_ranks_like_any_checkpoint(run_app, tiny_towers, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     image, text = map(str, tiny_towers)
     run(write_pairs(tmp_path), tmp_path / "trained", image_tower=image, text_tower=text, epochs=1)
-    app = run_app(CLIPDEMO_CHECKPOINT=str(tmp_path / "trained"))
-    app.selectbox(key="checkpoint").set_value(str(tmp_path / "trained")).run()
+    folder = str(tmp_path / "trained")
+    app = run_app(CLIPDEMO_CHECKPOINT=folder)
+    assert engine().loader.wait(folder).state == "ready"
+    app.selectbox(key="checkpoint").set_value(folder).run()
     assert not app.exception
-    assert "trained" in text_of(app)
+    found = engine().loader.encoder(folder)
+    assert found is not None
+    samples = gallery.sample_items()
+    assert len(found.missing(samples)) < len(samples)  # the page ranks the samples with it
