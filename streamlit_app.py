@@ -31,7 +31,12 @@ try:
                 url_path="audit",
                 icon=":material/fact_check:",
             ),
-            st.Page(partial(about.show, view), title="About", url_path="about", icon=":material/info:"),
+            st.Page(
+                partial(about.show, view, shared.loader),
+                title="About",
+                url_path="about",
+                icon=":material/info:",
+            ),
         ],
         position="top",
     )
@@ -41,7 +46,7 @@ try:
     page.run()
     state.warm_up(shared, view.checkpoint)
     more = state.work(view, space, shared.limits)
-    if audits.work(ended_when_drawn=audit_ended) or more:
+    if audits.work(shared.loader, ended_when_drawn=audit_ended) or more:
         st.rerun()
 except ClipdemoError as error:
     st.error(views.plain(str(error), 500), icon=":material/error:")

@@ -6,22 +6,27 @@ sessions share it safely. This module knows nothing of torch, pages or sessions.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
+from clipdemo.errors import ReleasedCheckpointError
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, Encoder, ImageItem
 
 BATCH = 16
+LOOK_SECONDS = 0.3  # between two calls of on_wait
 Key = tuple[str, str]
 Content = TypeVar("Content")
+OnWait = Callable[[int], None]
 
 
 class Turns:
@@ -32,21 +37,36 @@ class Turns:
         self._waiting: deque[threading.Event] = deque()
 
     @contextmanager
-    def take(self) -> Iterator[None]:
-        """Hold the turn for the block."""
+    def take(self, on_wait: OnWait | None = None) -> Iterator[None]:
+        """Hold the turn for the block.
+
+        Args:
+            on_wait: told how many go first, again and again while this one waits, and 0 at the end if it was told
+                anything; what it raises ends the waiting.
+        """
         mine = threading.Event()
         with self._guard:
             self._waiting.append(mine)
             if self._waiting[0] is mine:
                 mine.set()
         try:
-            mine.wait()
+            told = False
+            while not mine.wait(LOOK_SECONDS if on_wait else None):
+                if on_wait:
+                    told = True
+                    on_wait(self._before(mine))
+            if told and on_wait:
+                on_wait(0)
             yield
         finally:
             with self._guard:
                 self._waiting.remove(mine)
                 if self._waiting:
                     self._waiting[0].set()
+
+    def _before(self, mine: threading.Event) -> int:
+        with self._guard:
+            return self._waiting.index(mine)
 
 
 class EmbeddingStore:
@@ -91,8 +111,18 @@ class EmbeddingStore:
                 self._bytes -= old.nbytes
 
 
+@dataclass
+class _Held:
+    """The encoder behind a ``CachedEncoder`` and its watched copies; None once its weights are released."""
+
+    encoder: Encoder | None
+
+
 class CachedEncoder:
     """An encoder that remembers, and lets one forward pass run at a time.
+
+    Once ``release`` was called it still gives every embedding that is held; one that is not raises
+    ``ReleasedCheckpointError``.
 
     Args:
         encoder: what computes the embeddings that are not held yet.
@@ -101,46 +131,84 @@ class CachedEncoder:
     """
 
     def __init__(self, encoder: Encoder, store: EmbeddingStore, turns: Turns) -> None:
-        self._encoder = encoder
+        self.device, self.dtype = encoder.device, encoder.dtype
+        self._checkpoint = encoder.checkpoint
+        self._held = _Held(encoder)
         self._store = store
         self._turns = turns
+        self._on_wait: OnWait | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint of the encoder inside."""
-        return self._encoder.checkpoint
+        """The checkpoint of the encoder inside, also after its release."""
+        return self._checkpoint
 
     @property
-    def device(self) -> str:
-        """Where the encoder inside runs."""
-        return self._encoder.device
+    def encoder(self) -> Encoder:
+        """The encoder inside, which remembers nothing.
+
+        Raises:
+            ReleasedCheckpointError: its weights were released.
+        """
+        if self._held.encoder is None:
+            raise ReleasedCheckpointError(
+                f"{self._checkpoint.id} was put away to make room for another checkpoint; choose it again"
+            )
+        return self._held.encoder
+
+    @property
+    def released(self) -> bool:
+        """Whether only what is held can still be had."""
+        return self._held.encoder is None
+
+    def release(self) -> None:
+        """Let the weights go, between two forward passes; its watched copies lose them, too."""
+        with self._turns.take():
+            self._held.encoder = None
+
+    def watched(self, on_wait: OnWait) -> CachedEncoder:
+        """The same encoder, which tells ``on_wait`` how many go first while it waits for its turn."""
+        other = copy.copy(self)
+        other._on_wait = on_wait
+        return other
+
+    def turn(self) -> AbstractContextManager[None]:
+        """The device for a block of work: no other forward pass runs meanwhile."""
+        return self._turns.take(self._on_wait)
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """What of ``caption`` is read and what is cut off."""
-        return self._encoder.caption_tokens(caption)
+        return self.encoder.caption_tokens(caption)
 
     def warm_up(self) -> None:
         """Run the encoder once on nothing worth keeping, so that the first visitor need not wait."""
         blank = Image.new("RGB", (32, 32))
-        with self._turns.take():
-            self._encoder.encode_captions(["warm up"])
-            self._encoder.encode_images([ImageItem("", "", blank, b"", 32, 32, "bytes")])
+        with self.turn():
+            self.encoder.encode_captions(["warm up"])
+            self.encoder.encode_images([ImageItem("", "", blank, b"", 32, 32, "bytes")])
 
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows; only images never seen before are encoded."""
         keys = [image_key(self.checkpoint, item.sha256) for item in items]
-        return self._rows(keys, list(items), self._encoder.encode_images)
+        # A lambda, for a released encoder may be asked for what is held.
+        return self._rows(keys, list(items), lambda wanted: self.encoder.encode_images(wanted))  # noqa: PLW0108
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; only captions never seen before are encoded."""
         keys = [caption_key(self.checkpoint, caption) for caption in captions]
-        return self._rows(keys, list(captions), self._encoder.encode_captions)
+        return self._rows(keys, list(captions), lambda wanted: self.encoder.encode_captions(wanted))  # noqa: PLW0108
 
     def missing(self, items: Sequence[ImageItem]) -> list[ImageItem]:
         """The images that would have to be encoded."""
         keys = {item.sha256: image_key(self.checkpoint, item.sha256) for item in items}
         held = self._store.find(keys.values())
         return [item for item in items if keys[item.sha256] not in held]
+
+    def missing_captions(self, captions: Sequence[str]) -> list[str]:
+        """The captions that would have to be encoded."""
+        keys = [caption_key(self.checkpoint, caption) for caption in captions]
+        held = self._store.find(keys)
+        return [caption for key, caption in zip(keys, captions, strict=True) if key not in held]
 
     def _rows(
         self, keys: list[Key], inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
@@ -150,7 +218,7 @@ class CachedEncoder:
         todo = list(wanted)
         for start in range(0, len(todo), BATCH):
             batch = todo[start : start + BATCH]
-            with self._turns.take():
+            with self.turn():
                 # Another session may have encoded some of them while this one waited.
                 rows.update(self._store.find(batch))
                 left = [key for key in batch if key not in rows]

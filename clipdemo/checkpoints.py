@@ -1,4 +1,4 @@
-"""Names become encoders: the catalogue, the device, and ``load_encoder`` for hub, folder or embedded.
+"""Names become encoders: the device, and ``load_encoder`` for hub, folder or embedded.
 
 torch and transformers are imported only when a checkpoint other than the embedded one is loaded.
 """
@@ -7,61 +7,35 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from clipdemo import hub
-from clipdemo.errors import CheckpointError, CheckpointNotFoundError, CorruptCheckpointError
+from clipdemo import hub, recipes
+from clipdemo.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, title
+from clipdemo.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    HubUnreachableError,
+)
+from clipdemo.memory import need
 from clipdemo.mini import EmbeddedEncoder
 from clipdemo.types import Encoder
+from clipdemo.weights import weight_bytes
 
-EMBEDDED = "embedded"
-CLIP_BASE = "openai/clip-vit-base-patch32"
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """A checkpoint the app offers by name.
-
-    Attributes:
-        id: what ``load_encoder`` takes.
-        title: what people read.
-        about: one sentence: what it is good for, from where.
-        pickle: its main branch has only ``pytorch_model.bin``, which is read with weights_only.
-    """
-
-    id: str
-    title: str
-    about: str
-    pickle: bool = False
-
-
-CATALOGUE = {
-    entry.id: entry
-    for entry in (
-        CatalogueEntry(
-            EMBEDDED,
-            "Embedded model",
-            "A small stand-in that needs no download: EfficientNet-Lite0 and all-MiniLM-L6-v2 joined "
-            "by ConSE. It knows the 1,000 ImageNet classes well and the rest roughly. It is not CLIP.",
-        ),
-        CatalogueEntry(
-            CLIP_BASE,
-            "CLIP ViT-B/32",
-            "OpenAI's CLIP (Radford et al. 2021), trained on 400 million image-text pairs; about "
-            "600 MB to download once, MIT licence.",
-            pickle=True,
-        ),
-    )
-}
-
-
-def title(checkpoint_id: str) -> str:
-    """What people read for a checkpoint."""
-    entry = CATALOGUE.get(checkpoint_id)
-    return entry.title if entry else checkpoint_id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
+__all__ = [
+    "CLIP_BASE",
+    "EMBEDDED",
+    "is_local",
+    "load_encoder",
+    "peak_gpu_bytes",
+    "pick_device",
+    "preferred",
+    "public_id",
+    "title",
+]
 
 
 def public_id(name: str) -> str:
@@ -75,8 +49,31 @@ def preferred(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Whether loading ``name`` needs no network: embedded, a folder, or a hub name already here."""
-    return name == EMBEDDED or _is_folder(name) or hub.find(name) is not None
+    """Whether loading ``name`` needs no network: embedded, a folder, or a hub name already here.
+
+    A copy of another commit than the catalogue's counts: it is used when the hub cannot be reached.
+    """
+    if name == EMBEDDED or _is_folder(name):
+        return True
+    return any(hub.find(name, revision) for revision in {_pinned(name), None})
+
+
+class Gate(Protocol):
+    """Asked whether a checkpoint fits into memory; both raise ``NotEnoughMemoryError`` when it does not."""
+
+    def judge(self, name: str, weights: int) -> None:
+        """Before a download and before a framework is imported: could so many bytes of weights ever fit?"""
+
+    def admit(self, name: str, weights: int, device: str) -> None:
+        """Right before they are loaded; may wait until they fit."""
+
+
+def lighter(free: int) -> str:
+    """What of the catalogue fits into ``free`` bytes, in words: the largest one, and the embedded model."""
+    others = (entry for entry in CATALOGUE.values() if entry.id != EMBEDDED)
+    fits = [entry for entry in others if need(entry.memory_bytes) <= free]
+    best = max(fits, key=lambda entry: entry.parameters, default=None)
+    return f"{best.title} or the embedded model" if best else "the embedded model"
 
 
 def load_encoder(
@@ -84,6 +81,7 @@ def load_encoder(
     *,
     device: str = "auto",
     on_progress: Callable[[hub.Progress], None] | None = None,
+    gate: Gate | None = None,
 ) -> Encoder:
     """A ready encoder for a checkpoint.
 
@@ -91,6 +89,9 @@ def load_encoder(
         name: "embedded", a hub name such as "openai/clip-vit-base-patch32", or a local folder.
         device: "auto" (the fastest one here), "cpu", "cuda" or "mps"; the embedded model runs on the CPU.
         on_progress: told of bytes while files are downloaded.
+        gate: asked whether there is memory for it; None loads it anyway.
+
+    A catalogue name is loaded at the catalogue's commit where it has one; ``checkpoint.revision`` says which it was.
 
     Raises:
         CheckpointError: no such device, or one of its children, with a sentence that says what to do.
@@ -98,32 +99,75 @@ def load_encoder(
     if not isinstance(name, str | os.PathLike):
         raise CheckpointNotFoundError(f"{name!r} is no name of a checkpoint; give a hub name or a folder")
     if isinstance(name, os.PathLike):
-        return _load_folder(Path(name), device)
+        return _load_folder(Path(name), device, on_progress, gate)
     if name == EMBEDDED:
         return EmbeddedEncoder()
     if _is_folder(name):
-        return _load_folder(Path(name), device)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _load_folder(Path(name), device, on_progress, gate)
+    if not hub.is_name(name):
         raise CheckpointNotFoundError(
             f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
         )
-    pickle = name in CATALOGUE and CATALOGUE[name].pickle
-    here = hub.find(name)
+    here = hub.find(name, _pinned(name))
     if here:
         try:
-            return _load_snapshot(name, here, pickle, device)
+            return _load_snapshot(name, here, device, gate)
         except CorruptCheckpointError:
             pass  # downloading checks every file against the hub and fetches the broken ones again
-    snapshot = hub.download(name, allow_pickle=pickle, on_progress=on_progress)
-    return _load_snapshot(name, snapshot, pickle, device)
+    return _load_snapshot(name, _download(name, here, on_progress, gate), device, gate)
 
 
-def _load_snapshot(name: str, snapshot: hub.Snapshot, pickle: bool, device: str) -> Encoder:
+def _pinned(name: str) -> str | None:
+    """The commit the catalogue names for a checkpoint; None is the default branch."""
+    return CATALOGUE[name].revision if name in CATALOGUE else None
+
+
+def _download(
+    name: str,
+    broken: hub.Snapshot | None,
+    on_progress: Callable[[hub.Progress], None] | None,
+    gate: Gate | None,
+) -> hub.Snapshot:
+    """The checkpoint from the hub, or, when that cannot be reached, a copy of another commit that is here."""
+    pickle = name in CATALOGUE and CATALOGUE[name].pickle
+    judge = partial(gate.judge, name) if gate else None
+    try:
+        return hub.download(
+            name, revision=_pinned(name), allow_pickle=pickle, on_progress=on_progress, judge=judge
+        )
+    except HubUnreachableError:
+        other = hub.find(name)
+        if other is None or other == broken:
+            raise
+        return other
+
+
+def download_bytes(name: str, revision: str) -> int | None:
+    """Bytes of a hub checkpoint's files on this disk; None for one that is not from the hub."""
+    snapshot = None if name == EMBEDDED or _is_folder(name) else hub.find(name, revision)
+    return sum(file.stat().st_size for file in snapshot.folder.iterdir()) if snapshot else None
+
+
+def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: Gate | None) -> Encoder:
+    device = _passed(gate, name, partial(weight_bytes, snapshot.folder), device)
     from clipdemo.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
     origin = Origin(name, snapshot.revision, fingerprint, "hub")
-    return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=pick_device(device))
+    pickle = name in CATALOGUE and CATALOGUE[name].pickle
+    return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=device)
+
+
+def _passed(gate: Gate | None, name: str, weigh: Callable[[int], int], device: str) -> str:
+    """The device to load on, once there is memory for the weights; ``weigh`` tells their bytes by a number's."""
+    if gate:
+        gate.judge(name, weigh(4))
+    device = pick_device(device)
+    import clipdemo.encoder  # noqa: F401 - takes seconds and memory that are not the checkpoint's own
+
+    if gate:
+        gate.admit(name, weigh(2 if device == "cuda" else 4), device)
+    return device
 
 
 def pick_device(wanted: str = "auto") -> str:
@@ -156,15 +200,13 @@ def peak_gpu_bytes() -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def _load_folder(folder: Path, device: str) -> Encoder:
-    from clipdemo.encoder import Origin, TransformersEncoder
-    from clipdemo.trained import TrainedEncoder
-    from clipdemo.trained_folder import is_trained
-
+def _load_folder(
+    folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
+) -> Encoder:
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"there is no folder {folder.name!r}")
-    if is_trained(folder):
-        return TrainedEncoder(folder, device=pick_device(device))
+    if recipes.is_trained(folder):
+        return _load_trained(folder, device, on_progress, gate)
     try:
         fingerprint = _fingerprint(folder)
     except OSError as error:
@@ -172,8 +214,28 @@ def _load_folder(folder: Path, device: str) -> Encoder:
             f"the files of {folder.name} cannot be read ({error.strerror})"
         ) from error
     # Visitors see the id: the folder's name, not the server's path.
+    device = _passed(gate, str(folder), partial(weight_bytes, folder), device)
+    from clipdemo.encoder import Origin, TransformersEncoder
+
     origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
-    return TransformersEncoder(folder, origin, device=pick_device(device))
+    return TransformersEncoder(folder, origin, device=device)
+
+
+def _load_trained(
+    folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
+) -> Encoder:
+    name, recipe = str(folder), recipes.read_recipe(folder)
+    recipes.bring_towers(recipe, on_progress, partial(gate.judge, name) if gate else None)
+    try:
+        weights = recipes.weight_bytes(folder, recipe)
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"the files of {folder.name} cannot be read ({error.strerror})"
+        ) from error
+    device = _passed(gate, name, lambda _: weights, device)  # float32 on every device
+    from clipdemo.trained import TrainedEncoder
+
+    return TrainedEncoder(folder, device=device)
 
 
 def _is_folder(name: str) -> bool:

@@ -173,20 +173,9 @@ app.command()(train_cli.evaluate)
 @app.command()
 def checkpoints(as_json: AsJson = False) -> None:
     """List the checkpoints offered by name; any other hub name or folder works, too."""
-    import json
+    from clipdemo import listing
 
-    from clipdemo.checkpoints import CATALOGUE, is_local
-
-    entries = [
-        {"id": entry.id, "title": entry.title, "about": entry.about, "here": is_local(entry.id)}
-        for entry in CATALOGUE.values()
-    ]
-    if as_json:
-        typer.echo(json.dumps({"checkpoints": entries}, indent=2))
-        return
-    for entry in entries:
-        state = "on this machine" if entry["here"] else "to be downloaded"
-        typer.echo(f"{entry['id']}  ({entry['title']}, {state})\n    {entry['about']}")
+    typer.echo(listing.as_json() if as_json else listing.as_text())
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ arrays leave it; tensors stay inside. Nothing is downloaded here and no code of 
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -22,24 +21,14 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
 
-from clipdemo import similarity
-from clipdemo.errors import (
-    CheckpointNotFoundError,
-    CorruptCheckpointError,
-    UnsafeWeightsError,
-    UnsupportedCheckpointError,
-)
+from clipdemo import memory, similarity
+from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
+from clipdemo.families import FAMILIES, read_family
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 transformers.utils.logging.disable_progress_bar()
 
-# model_type -> (model class, PIL image processor class); torchvision is never needed.
-FAMILIES = {
-    "clip": ("CLIPModel", "CLIPImageProcessorPil"),
-    "siglip": ("SiglipModel", "SiglipImageProcessorPil"),
-    "siglip2": ("Siglip2Model", "Siglip2ImageProcessorPil"),
-}
 BROKEN = (
     OSError,
     ValueError,
@@ -85,12 +74,13 @@ class TransformersEncoder:
         UnsupportedCheckpointError: not a dual encoder of a family we know.
         UnsafeWeightsError: only pickled weights, and they are not allowed.
         CorruptCheckpointError: files that are broken, missing or do not fit together.
+        NotEnoughMemoryError: the system gives no more memory; encoding may raise it, too.
     """
 
     def __init__(
         self, folder: Path, origin: Origin, *, allow_pickle: bool = False, device: str = "cpu"
     ) -> None:
-        self._family = read_family(folder, origin.id)
+        self._family = read_family(folder / "config.json", origin.id)
         safe = has_safetensors(folder)
         if not safe and not allow_pickle:
             raise UnsafeWeightsError(
@@ -102,18 +92,19 @@ class TransformersEncoder:
         self._device = torch.device(device)
         model_class, processor_class = FAMILIES[self._family]
         try:
-            self._processor = getattr(transformers, processor_class).from_pretrained(folder)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model, report = getattr(transformers, model_class).from_pretrained(
-                folder,
-                use_safetensors=safe,
-                weights_only=True,
-                output_loading_info=True,
-                dtype=self._dtype,
-            )
-            self._model: Any = model.eval().to(self._device)
-            self._limit = int(model.config.text_config.max_position_embeddings)
-            self.checkpoint = self._describe(origin)
+            with memory.lack_in_words(origin.id):
+                self._processor = getattr(transformers, processor_class).from_pretrained(folder)
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+                model, report = getattr(transformers, model_class).from_pretrained(
+                    folder,
+                    use_safetensors=safe,
+                    weights_only=True,
+                    output_loading_info=True,
+                    dtype=self._dtype,
+                )
+                self._model: Any = model.eval().to(self._device)
+                self._limit = int(model.config.text_config.max_position_embeddings)
+                self.checkpoint = self._describe(origin)
         except BROKEN as error:
             raise CorruptCheckpointError(
                 f"the files of {origin.id} are broken or incomplete; remove its folder and load it again "
@@ -121,7 +112,7 @@ class TransformersEncoder:
             ) from error
         if report["missing_keys"] or report["mismatched_keys"]:
             raise CorruptCheckpointError(
-                f"{origin.id} lacks weights that its configuration names; it cannot be used"
+                f"{origin.id} lacks weights that its configuration names; choose another checkpoint"
             )
         # Truncation and padding are state of the tokenizer: two threads at once would mix them up.
         self._tokenizing = threading.Lock()
@@ -130,6 +121,11 @@ class TransformersEncoder:
     def device(self) -> str:
         """Where the forward pass runs."""
         return self._device.type
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights and the forward pass."""
+        return str(self._dtype).removeprefix("torch.")
 
     @property
     def model(self) -> Any:
@@ -149,16 +145,16 @@ class TransformersEncoder:
         """(len(items), dim) unit rows."""
         if not items:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        inputs = self.image_inputs([item.image for item in items])
-        with torch.inference_mode():
+        with memory.lack_in_words(self.checkpoint.id), torch.inference_mode():
+            inputs = self.image_inputs([item.image for item in items])
             return self._unit(self._model.get_image_features(**inputs).pooler_output)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; a caption over the limit is cut at its tail."""
         if not captions:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        inputs = self.caption_inputs(captions)
-        with torch.inference_mode():
+        with memory.lack_in_words(self.checkpoint.id), torch.inference_mode():
+            inputs = self.caption_inputs(captions)
             return self._unit(self._model.get_text_features(**inputs).pooler_output)
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
@@ -244,29 +240,6 @@ def no_strip(image: Image.Image) -> Image.Image:
         return image
     left, top = max(0, (image.width - most) // 2), max(0, (image.height - most) // 2)
     return image.crop((left, top, image.width - left, image.height - top))
-
-
-def read_family(folder: Path, checkpoint_id: str) -> str:
-    """The ``model_type`` of a checkpoint, if it is one we know; torch is not involved.
-
-    Raises:
-        CheckpointNotFoundError: no ``config.json`` in the folder.
-        CorruptCheckpointError: a configuration that is not JSON.
-        UnsupportedCheckpointError: another kind of model.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointNotFoundError(f"{checkpoint_id} holds no checkpoint (no config.json)") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptCheckpointError(f"the configuration of {checkpoint_id} cannot be read") from error
-    family = config.get("model_type") if isinstance(config, dict) else None
-    if family not in FAMILIES:
-        raise UnsupportedCheckpointError(
-            f"{checkpoint_id} is of the type {family!r}; clipdemo reads image-text dual encoders of "
-            "the CLIP and SigLIP families"
-        )
-    return str(family)
 
 
 def has_safetensors(folder: Path) -> bool:

@@ -25,6 +25,8 @@
         ├── UnsupportedCheckpointError
         ├── UnsafeWeightsError
         ├── CorruptCheckpointError
+        ├── ReleasedCheckpointError
+        ├── NotEnoughMemoryError
         └── HubUnreachableError
 """
 
@@ -147,6 +149,14 @@ class UnsafeWeightsError(CheckpointError):
 
 class CorruptCheckpointError(CheckpointError):
     """Files that are broken, incomplete or do not fit together."""
+
+
+class ReleasedCheckpointError(CheckpointError):
+    """Its weights left the memory to make room; it can be loaded again."""
+
+
+class NotEnoughMemoryError(CheckpointError):
+    """The machine's memory, or its GPU's, does not hold it beside what is there."""
 
 
 class HubUnreachableError(CheckpointError):

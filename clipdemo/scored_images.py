@@ -93,7 +93,11 @@ class ScoredImages:
 
     def matrix_csv(self) -> bytes:
         """A row per image, a column per caption: cosines."""
-        notes = {"checkpoint": self.checkpoint.id, "templates": " | ".join(self.templates.patterns)}
+        notes = {
+            "checkpoint": self.checkpoint.id,
+            "revision": self.checkpoint.revision,
+            "templates": " | ".join(self.templates.patterns),
+        }
         return report.matrix_csv(self.cosine, self.names, self.captions, notes)
 
     def matrix_json(self) -> str:

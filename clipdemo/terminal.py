@@ -36,10 +36,14 @@ Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that fetch an
 
 
 def open_encoder(name: str, device: Device) -> Encoder:
-    """The checkpoint of that name."""
+    """The checkpoint of that name, if this machine has the memory for it."""
     from clipdemo.checkpoints import load_encoder
+    from clipdemo.governor import Governor
+    from clipdemo.limits import Limits
+    from clipdemo.memory import Memory
 
-    return load_encoder(name, device=device.value)
+    gate = Governor(Memory(Limits.from_environment().memory_bytes))
+    return load_encoder(name, device=device.value, gate=gate)
 
 
 @contextmanager

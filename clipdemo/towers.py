@@ -19,7 +19,7 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdemo import conse, mini
+from clipdemo import conse, memory, mini
 from clipdemo.encoder import BROKEN, has_safetensors, no_strip, tokens_read
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError, UnsupportedCheckpointError
 from clipdemo.types import CaptionTokens
@@ -236,13 +236,14 @@ def _read_model(folder: Path, name: str) -> Any:
             f"{name} has no model.safetensors; pickled weights can run code, so save it as safetensors first"
         )
     try:
-        model, report = transformers.AutoModel.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
+        with memory.lack_in_words(name):
+            model, report = transformers.AutoModel.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
     except BROKEN as error:
         raise CorruptCheckpointError(
             f"the files of {name} are broken, incomplete or of a model that transformers does not know "

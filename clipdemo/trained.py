@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clipdemo import similarity, trained_folder
+from clipdemo import memory, similarity, trained_folder
 from clipdemo.similarity import FloatArray
 from clipdemo.towers import AnyImageTower, AnyTextTower
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
@@ -27,11 +27,13 @@ class TrainedEncoder:
     Raises:
         CorruptCheckpointError: files that are broken, missing or do not fit together.
         CheckpointError: a tower that cannot be had.
+        NotEnoughMemoryError: the system gives no more memory; encoding may raise it, too.
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        self._model = trained_folder.load(folder).eval().to(self._device)
+        with memory.lack_in_words(folder.name):
+            self._model = trained_folder.load(folder).eval().to(self._device)
         towers = self._model.image_tower, self._model.text_tower
         self.checkpoint = Checkpoint(
             id=folder.resolve().name,
@@ -52,16 +54,25 @@ class TrainedEncoder:
         """Where the forward pass runs."""
         return self._device.type
 
+    @property
+    def dtype(self) -> str:
+        """Always "float32", in which it was trained."""
+        return "float32"
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows."""
-        tower = self._model.image_tower
-        return self._unit(items, image_features(tower, items, self._device), self._model.heads.image)
+        model = self._model
+        with memory.lack_in_words(self.checkpoint.id):
+            features = image_features(model.image_tower, items, self._device)
+            return self._unit(items, features, model.heads.image)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; a caption over the limit is cut at its tail."""
-        with self._tokenizing:
-            features = caption_features(self._model.text_tower, captions, self._device)
-        return self._unit(captions, features, self._model.heads.caption)
+        model = self._model
+        with memory.lack_in_words(self.checkpoint.id):
+            with self._tokenizing:
+                features = caption_features(model.text_tower, captions, self._device)
+            return self._unit(captions, features, model.heads.caption)
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """What of ``caption`` is read and what is cut off."""

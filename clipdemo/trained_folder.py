@@ -12,18 +12,32 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from clipdemo import hub
+from clipdemo import hub, memory
 from clipdemo.errors import CorruptCheckpointError
-from clipdemo.heads import KINDS, LOCKED, HeadConfig, Heads
+from clipdemo.heads import LOCKED, HeadConfig, Heads
+from clipdemo.recipes import (
+    CONFIG,
+    EMBEDDED,
+    FORMAT,
+    HUB,
+    IMAGE_FOLDER,
+    MODEL_TYPE,
+    SAVED,
+    TEXT_FOLDER,
+    WEIGHTS,
+    Recipe,
+    Reference,
+    hub_tower,
+    read_recipe,
+)
 from clipdemo.towers import (
     AnyImageTower,
     AnyTextTower,
@@ -34,51 +48,7 @@ from clipdemo.towers import (
     folder_fingerprint,
 )
 
-MODEL_TYPE = "clipdemo-dual-encoder"
-FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-IMAGE_FOLDER, TEXT_FOLDER = "image_tower", "text_tower"
-EMBEDDED, HUB, SAVED = "embedded", "hub", "saved"
-MOST_DIM = 4096
 UNTRAINED_SCALE, PRIOR_SCALE = 1 / 0.07, 20.0  # Radford et al. 2021, section 2.5; the embedded model's own
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Where a tower of a trained folder comes from.
-
-    Attributes:
-        origin: "embedded", "hub", or "saved" for one that lies in the folder.
-        name: hub name; else what people called it.
-        revision: hub commit; else empty.
-        learned: whether its weights were trained, too, and lie in the folder.
-    """
-
-    origin: str
-    name: str
-    revision: str = ""
-    learned: bool = False
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What ``config.json`` says.
-
-    Attributes:
-        image_tower: where it comes from.
-        text_tower: where it comes from.
-        head: "linear" or "projection".
-        dim: length of an embedding.
-        prior: as in ``heads.HeadConfig``; only for two embedded towers, which share a space already.
-        dropout: as in ``heads.HeadConfig``.
-    """
-
-    image_tower: Reference
-    text_tower: Reference
-    head: str
-    dim: int
-    prior: bool
-    dropout: float
 
 
 class DualEncoder(nn.Module):
@@ -115,33 +85,26 @@ def open_towers(image: str, text: str) -> tuple[AnyImageTower, Reference, AnyTex
     )
 
 
-def is_trained(folder: Path) -> bool:
-    """Whether the folder says that it was written here; nothing heavy is loaded."""
-    try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
-
-
 def load(folder: Path) -> DualEncoder:
     """The model of a trained folder.
 
     Raises:
         CorruptCheckpointError: files that are broken, missing or do not fit together.
         CheckpointError: a tower that cannot be had.
+        NotEnoughMemoryError: the system gives no more memory.
     """
-    recipe = _read_recipe(folder)
+    recipe = read_recipe(folder)
     model = DualEncoder(
         recipe,
         _image_tower(recipe.image_tower, folder / IMAGE_FOLDER),
         _text_tower(recipe.text_tower, folder / TEXT_FOLDER),
     )
     try:
-        model.heads.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-        for tower, place in ((model.image_tower, IMAGE_FOLDER), (model.text_tower, TEXT_FOLDER)):
-            if _has_own_weights(tower, recipe):
-                tower.load_state_dict(safetensors.torch.load_file(folder / place / WEIGHTS))
+        with memory.lack_in_words(folder.name):
+            model.heads.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+            for tower, place in ((model.image_tower, IMAGE_FOLDER), (model.text_tower, TEXT_FOLDER)):
+                if _has_own_weights(tower, recipe):
+                    tower.load_state_dict(safetensors.torch.load_file(folder / place / WEIGHTS))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptCheckpointError(
             f"the weights of {folder.name} are broken, missing or of another shape than its configuration says; "
@@ -225,8 +188,7 @@ def _text_tower(reference: Reference, folder: Path) -> AnyTextTower:
 def _files(reference: Reference, folder: Path, needs: hub.Needs) -> tuple[Path, str, str]:
     """Folder, name and fingerprint of a tower that is not embedded."""
     if reference.origin == HUB and not reference.learned:
-        name, revision = reference.name, reference.revision
-        here = hub.find(name, revision, needs=needs) or hub.download(name, revision=revision, needs=needs)
+        name, here = reference.name, hub_tower(reference, needs)
         return here.folder, name, hashlib.sha256(f"{name}@{here.revision}".encode()).hexdigest()
     if not folder.is_dir():
         raise CorruptCheckpointError(f"the folder {folder.name} with the tower {reference.name} is missing")
@@ -258,45 +220,3 @@ def fingerprint(folder: Path, towers: Sequence[str]) -> str:
             with (folder / file).open("rb") as stream:
                 digest.update(file.encode() + hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def _read_recipe(folder: Path) -> Recipe:
-    try:
-        config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
-        if config["model_type"] != MODEL_TYPE or config["format"] != FORMAT:
-            raise CorruptCheckpointError(
-                f"{folder.name} was written by another version of clipdemo; train it again or update clipdemo"
-            )
-        recipe = Recipe(
-            _read_reference(config["image_tower"]),
-            _read_reference(config["text_tower"]),
-            str(config["head"]),
-            int(config["dim"]),
-            config["prior"] is True,
-            float(config["dropout"]),
-        )
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
-        raise CorruptCheckpointError(
-            f"the configuration of {folder.name} cannot be read; train it again or copy it anew"
-        ) from error
-    embedded = recipe.image_tower.origin == recipe.text_tower.origin == EMBEDDED
-    sound = (
-        recipe.head in KINDS
-        and 1 <= recipe.dim <= MOST_DIM
-        and 0 <= recipe.dropout < 1
-        and (not recipe.prior or (embedded and recipe.dim == EmbeddedTextTower.dim))
-    )
-    if not sound:
-        raise CorruptCheckpointError(
-            f"the configuration of {folder.name} holds values that cannot be used; train it again"
-        )
-    return recipe
-
-
-def _read_reference(said: Any) -> Reference:
-    reference = Reference(
-        str(said["origin"]), str(said["name"]), str(said["revision"]), said["learned"] is True
-    )
-    if reference.origin not in {EMBEDDED, HUB, SAVED}:
-        raise ValueError(reference.origin)
-    return reference

@@ -252,7 +252,10 @@ def failures_in_words(name: str, revision: str) -> Iterator[None]:
         raise HubUnreachableError(NO_HUB.format(reason=_reason(error))) from error
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-        raise CheckpointError(f"{name} cannot be saved in the model cache: {reason}") from error
+        raise CheckpointError(
+            f"{name} cannot be saved in the model cache ({reason}); make room there, or set HF_HOME to a folder that can "
+            "be written"
+        ) from error
 
 
 def _reason(error: BaseException) -> str:

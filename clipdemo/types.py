@@ -113,6 +113,10 @@ class Encoder(Protocol):
     def device(self) -> str:
         """Where the forward pass runs: "cpu", "cuda" or "mps"."""
 
+    @property
+    def dtype(self) -> str:
+        """Of the weights and the forward pass: "float32" or "float16"."""
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) float32 unit rows."""
 

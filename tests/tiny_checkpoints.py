@@ -50,14 +50,18 @@ def square(colour: str, side: int = 48) -> Image.Image:
     return Image.new("RGB", (side, side), COLOURS[colour])
 
 
+def _byte_tokenizer() -> CLIPTokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[])
+
+
 def save_colour_clip(folder: Path, *, seed: int = 0, dim: int = 16) -> Path:
     """A CLIP of 2+2 layers that knows eight colours; seconds to train."""
     torch.manual_seed(seed)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[])
+    tokenizer = _byte_tokenizer()
     text = CLIPTextConfig(
-        vocab_size=len(tokens),
+        vocab_size=len(tokenizer),
         max_position_embeddings=77,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -129,4 +133,25 @@ def save_tiny_bert(folder: Path) -> Path:
     config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **_TOWER)
     BertModel(config).eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_sized_clip(folder: Path, layers: int, *, seed: int = 0) -> Path:
+    """A CLIP with random weights that takes room: 28 MB a layer."""
+    torch.manual_seed(seed)
+    tokenizer = _byte_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **_TOWER,
+    )
+    wide = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+    vision = CLIPVisionConfig(image_size=32, patch_size=8, num_hidden_layers=layers, **wide)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
     return folder

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipdemo import trained, trained_folder
+from clipdemo import recipes, trained, trained_folder
 from clipdemo.checkpoints import pick_device
 from clipdemo.errors import FileMissingError, SettingError, TableError
 from clipdemo.evaluation import Evaluation, evaluate
@@ -203,8 +203,8 @@ def _joined(
     image_tower, image_from, text_tower, text_from = trained_folder.open_towers(
         wanted.image_tower, wanted.text_tower
     )
-    prior = image_from.origin == text_from.origin == trained_folder.EMBEDDED
-    recipe = trained_folder.Recipe(
+    prior = image_from.origin == text_from.origin == recipes.EMBEDDED
+    recipe = recipes.Recipe(
         replace(image_from, learned=wanted.unfreeze in {"image", "both"}),
         replace(text_from, learned=wanted.unfreeze in {"text", "both"}),
         wanted.head,

@@ -19,12 +19,13 @@ from clipdemo.folders import Locate, among
 from clipdemo.footprint import Footprint
 from clipdemo.ledger import Ledger
 from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.loading import Loader
 from clipdemo.pairs import Plan, score_table
 from clipdemo.scoring import background
 from clipdemo.sources import Source
 from clipdemo.tables import Table, open_table
 from clipdemo.types import Rejected
-from clipdemo.ui.state import PATIENCE
+from clipdemo.ui.state import PATIENCE, View
 
 BATCH = 8  # images of one step: a click waits for one step at most
 TIME_SLICE = 1.0
@@ -33,13 +34,14 @@ MAX_UNPACKED = 2  # times the largest file: what the cells of a table may hold t
 IMAGE_BYTES = 200 * MEGABYTE  # of uploaded images and zips, held until the run ends
 
 
-@dataclass
+@dataclass(eq=False)
 class AuditRun:
     """A table under way or done.
 
     Attributes:
         table: what is audited.
-        encoder: what it was begun under; a later switch of the checkpoint does not change it.
+        checkpoint: what it was begun under; a later switch does not change it.
+        encoder: of that checkpoint.
         ledger: the rows so far, in memory.
         footprint: seconds and items so far.
         steps: gives rows done with every step; None once the run ended.
@@ -55,6 +57,7 @@ class AuditRun:
     """
 
     table: Table
+    checkpoint: str
     encoder: CachedEncoder
     ledger: Ledger
     footprint: Footprint
@@ -95,14 +98,15 @@ def current() -> AuditRun | None:
     return run
 
 
-def begin(
-    table: Table, locate: Locate, encoder: CachedEncoder, limits: Limits, rejected: list[Rejected]
-) -> None:
+def begin(table: Table, locate: Locate, view: View, limits: Limits, rejected: list[Rejected]) -> None:
     """Start the audit of a table in this session; it goes on with every run of the script."""
+    if view.encoder is None:
+        return
     ledger, footprint = Ledger(), Footprint()
     plan = Plan(limits, WORKERS, BATCH, thumbnails=True, patience=PATIENCE)
-    steps = score_table(table, locate, encoder, ledger, footprint, plan)
-    st.session_state["audit"] = AuditRun(table, encoder, ledger, footprint, steps, rejected=rejected)
+    steps = score_table(table, locate, view.encoder, ledger, footprint, plan)
+    run = AuditRun(table, view.checkpoint, view.encoder, ledger, footprint, steps, rejected=rejected)
+    st.session_state["audit"] = run
 
 
 def forget() -> None:
@@ -189,10 +193,11 @@ def ended() -> bool:
     return run is None or run.ended
 
 
-def work(*, ended_when_drawn: bool) -> bool:
+def work(loader: Loader, *, ended_when_drawn: bool) -> bool:
     """Score rows for one time slice; called at the end of every page.
 
     Args:
+        loader: keeps the audit's checkpoint here as long as there are steps to do.
         ended_when_drawn: :func:`ended`, asked before the page was drawn.
 
     Returns:
@@ -203,6 +208,8 @@ def work(*, ended_when_drawn: bool) -> bool:
         return False
     with run.lock:
         if not run.ended:
+            if run.steps:
+                loader.use(run.checkpoint, run.steps)  # the claim ends with the steps
             _work(run)
     return True
 

@@ -56,7 +56,9 @@ def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> No
         with left:
             _actions(item)
         right.caption(
-            f"Under {views.describe(matrix.checkpoint)}. Templates: "
+            f"Under {views.describe(matrix.checkpoint)}"
+            + (f" · {views.runs_on(view.encoder)}" if view.encoder else "")
+            + ". Templates: "
             + views.plain(" | ".join(view.templates.patterns), 300)
         )
 

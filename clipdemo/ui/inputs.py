@@ -13,8 +13,8 @@ from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.prompts import PRESETS, Templates, read_captions
 from clipdemo.sources import Source
 from clipdemo.types import ImageItem, Rejected
-from clipdemo.ui import views
-from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, first_checkpoint
+from clipdemo.ui import picker, views
+from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, take
 
 OWN_TEMPLATES = "own templates"
 NO_SAMPLES = "none"
@@ -33,7 +33,7 @@ def sidebar(shared: Engine, space: Workspace) -> View:
         st.subheader("Model", anchor=False)
         chosen = _checkpoint(shared)
         templates = _templates()
-        encoder = shared.loader.encoder(chosen)
+        encoder = take(shared, space, chosen)
         with captions_box:
             text = st.text_area(
                 "One caption a line",
@@ -138,35 +138,9 @@ def _holdings(space: Workspace, samples: tuple[ImageItem, ...], limits: Limits) 
 
 
 def _checkpoint(shared: Engine) -> str:
-    options = list(dict.fromkeys([EMBEDDED, shared.preferred]))
-    by_link = {checkpoints.public_id(name): name for name in options}
-    state = st.session_state
-    if state.get("checkpoint") not in options:
-        asked = st.query_params.get("checkpoint", "")
-        state["checkpoint"] = by_link.get(asked) or first_checkpoint(shared)
-        state["link-asked-for"] = "" if asked in by_link else asked
-    if shared.loader.status(state["checkpoint"]).state == "failed":
-        state["fallen"], state["checkpoint"] = state["checkpoint"], EMBEDDED
-
-    def retry_if_failed() -> None:
-        if shared.loader.status(state["checkpoint"]).state == "failed":
-            shared.loader.start(state["checkpoint"])
-
-    chosen = st.selectbox(
-        "Checkpoint",
-        options,
-        key="checkpoint",
-        format_func=checkpoints.title,
-        help=_about_checkpoints(),
-        on_change=retry_if_failed,
-    )
-    if state.get("link-asked-for"):
-        asked = views.plain(state["link-asked-for"], 60)
-        st.caption(
-            f":orange[The link asked for {asked}], which is not on offer here; the scores are other ones."
-        )
-    st.query_params["checkpoint"] = checkpoints.public_id(chosen)
-    _checkpoint_news(shared, list(dict.fromkeys([chosen, state.get("fallen", chosen), shared.preferred])))
+    chosen = picker.choose(shared)
+    fallen = st.session_state.get("fallen", chosen)
+    _checkpoint_news(shared, list(dict.fromkeys([chosen, fallen, shared.preferred])))
     return chosen
 
 
@@ -215,10 +189,6 @@ def _failed(shared: Engine, name: str, reason: str) -> None:
 
 def _switch(name: str) -> None:
     st.session_state["checkpoint"] = name
-
-
-def _about_checkpoints() -> str:
-    return "  \n".join(f"**{entry.title}**: {entry.about}" for entry in checkpoints.CATALOGUE.values())
 
 
 def _templates() -> Templates:

@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from clipdemo import checkpoints, gallery, sources
 from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore
 from clipdemo.checkpoints import EMBEDDED
+from clipdemo.governor import Governor
 from clipdemo.limits import Limits
 from clipdemo.loading import Loader
+from clipdemo.memory import Memory
 from clipdemo.prompts import Templates
 from clipdemo.sources import Source
 from clipdemo.types import ImageItem, Rejected
@@ -35,7 +38,7 @@ class Engine:
     preferred: str
 
 
-@dataclass
+@dataclass(eq=False)  # a claim on a checkpoint ends with it, so it is held weakly and by identity
 class Workspace:
     """The images one session brought; they are never shared, saved or put into a link.
 
@@ -141,7 +144,8 @@ def engine() -> Engine:
     limits = Limits.from_environment()
     store = EmbeddingStore(limits.cache_bytes)
     gallery.preload(store)
-    return Engine(limits, Loader(store), checkpoints.preferred())
+    loader = Loader(store, governor=Governor(Memory(limits.memory_bytes)))
+    return Engine(limits, loader, checkpoints.preferred())
 
 
 def workspace() -> Workspace:
@@ -164,12 +168,35 @@ def first_checkpoint(shared: Engine) -> str:
     return EMBEDDED
 
 
+def take(shared: Engine, space: Workspace, name: str) -> CachedEncoder | None:
+    """The checkpoint this run works with, if it is here; it stays while the session uses it.
+
+    Whenever the session waits for its turn, the line made here says so.
+    """
+    st.session_state["queue-line"] = st.empty()
+    shared.loader.use(name, space)
+    encoder = shared.loader.encoder(name)
+    return encoder.watched(_say_queue) if encoder else None
+
+
+def _say_queue(before: int) -> None:
+    """Show how many go first; in the session's own thread, for elements belong to no other."""
+    if get_script_run_ctx(suppress_warning=True) is None or "queue-line" not in st.session_state:
+        return
+    line = st.session_state["queue-line"]
+    if before:
+        line.caption(f":material/groups: {before} {'other goes' if before == 1 else 'others go'} first …")
+    else:
+        line.empty()
+
+
 def warm_up(shared: Engine, chosen: str) -> None:
     """Begin loading what this and later visits need, without waiting; harmless to repeat."""
     if shared.loader.status(chosen).state == "idle":
         shared.loader.start(chosen)
-    # A session on the embedded model has CLIP fetched behind its back, once per process.
-    if shared.loader.status(shared.preferred).state == "idle":
+    # A session on the embedded model has CLIP fetched behind its back, once per process: where it had to make
+    # room, only a visitor who chooses it brings it back.
+    if shared.loader.status(shared.preferred).state == "idle" and not shared.loader.known(shared.preferred):
         shared.loader.start(shared.preferred, after=chosen)
 
 

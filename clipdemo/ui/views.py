@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import streamlit as st
 
 from clipdemo import checkpoints
+from clipdemo.cache import CachedEncoder
 from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.loading import Status
 from clipdemo.prompts import Query, weaknesses
@@ -144,6 +145,8 @@ def show_status(name: str, status: Status) -> None:
         st.progress(min(done / total, 1.0), plain(text))
     elif status.state == "loading":
         st.caption(f":material/hourglass_top: Loading {plain(title)} …")
+    elif status.state == "waiting":
+        st.caption(f":material/hourglass_top: {plain(title)} waits for memory: {plain(status.reason, 300)}.")
 
 
 def show_waiting(name: str) -> None:
@@ -171,6 +174,12 @@ def describe(checkpoint: Checkpoint) -> str:
         f"{checkpoint.parameters / 1e6:.0f} M parameters · {checkpoint.dim} dimensions · "
         f"{checkpoint.context_length} tokens"
     )
+
+
+def runs_on(encoder: CachedEncoder) -> str:
+    """Where a checkpoint runs, and in which precision."""
+    device = {"cpu": "CPU", "cuda": "GPU", "mps": "GPU (Apple)"}.get(encoder.device, encoder.device)
+    return f"on the {device}, {encoder.dtype}"
 
 
 def metric_row(values: dict[str, tuple[str, str]]) -> None:

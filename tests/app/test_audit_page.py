@@ -24,7 +24,7 @@ def audit_page():
     ended = audits.ended()
     audit.show(view, shared)
     st.session_state["seen"] = audits.current()
-    if audits.work(ended_when_drawn=ended):
+    if audits.work(shared.loader, ended_when_drawn=ended):
         st.rerun()
 
 

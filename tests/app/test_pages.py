@@ -1,6 +1,7 @@
 """Every page and every input, through Streamlit's test runner."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 from training import run, write_pairs
 
 from clipdemo import gallery
+from clipdemo.catalogue import CATALOGUE
 from clipdemo.ui.state import engine
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
@@ -138,11 +140,13 @@ def test_captions_reach_markdown_only_escaped(run_app, hostile):
 
 
 def about_alone():
+    from clipdemo.cache import EmbeddingStore
+    from clipdemo.loading import Loader
     from clipdemo.prompts import Templates
     from clipdemo.ui.pages import about
     from clipdemo.ui.state import View
 
-    about.show(View(None, (), (), Templates(), "embedded", ()))
+    about.show(View(None, (), (), Templates(), "embedded", ()), Loader(EmbeddingStore(1000)))
 
 
 def test_about_says_what_a_number_means():
@@ -150,16 +154,12 @@ def test_about_says_what_a_number_means():
     assert not app.exception
     assert "A cosine is not a probability" in text_of(app)
     assert "CLIP ViT-B/32" in text_of(app)
-    assert set(app.dataframe[0].value["photograph"]) == {sample.title for sample in gallery.samples()}
-
-
-def test_a_link_to_a_checkpoint_that_is_not_on_offer_says_so(run_app):
-    run_app()  # with the hub down
-    app = AppTest.from_file(str(ENTRY), default_timeout=120)
-    app.query_params["checkpoint"] = "evil/model"
-    app.run()
-    assert "The link asked for evil/model" in text_of(app).replace("\\", "")
-    assert app.selectbox(key="checkpoint").value == "embedded"
+    assert re.search(r"Memory of this server: \d+\.\d of \d+\.\d GB used", text_of(app))
+    facts = app.dataframe[0].value.set_index("checkpoint")
+    assert list(facts.index) == [entry.title for entry in CATALOGUE.values()]
+    assert facts.loc["CLIP ViT-B/32", "figure"] == "30.4 %"
+    assert facts.loc["CLIP ViT-B/32", "source"].startswith("https://github.com/mlfoundations/")
+    assert set(app.dataframe[1].value["photograph"]) == {sample.title for sample in gallery.samples()}
 
 
 def test_foreign_text_never_becomes_a_link(run_app):

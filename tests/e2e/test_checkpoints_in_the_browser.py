@@ -1,5 +1,7 @@
 """Checkpoints that come from a hub or a folder while visitors are on the page."""
 
+import json
+
 import pytest
 from browsing import TILE, running_app, settled, write_captions
 from stand_in_hub import Fault, StandInHub
@@ -11,6 +13,14 @@ pytestmark = pytest.mark.browser
 
 def chosen(page):
     return page.get_by_role("combobox", name="Checkpoint").input_value()
+
+
+def type_in(page, words):
+    box = page.get_by_role("combobox", name="Checkpoint")
+    box.click()
+    box.fill(words)
+    box.press("Enter")
+    settled(page)
 
 
 def test_clip_downloads_behind_the_page_and_is_offered_in_one_click(browser, page, colour_clip, tmp_path):
@@ -66,3 +76,71 @@ def test_a_host_checkpoint_that_cannot_be_used_falls_back_on_the_embedded_model(
         page.get_by_text("holds no checkpoint").wait_for()
         page.locator(TILE).first.wait_for()
         assert chosen(page) == "Embedded model"
+
+
+def test_a_folder_is_typed_where_the_host_allows_it_and_one_without_a_dual_encoder_is_refused(
+    browser, page, colour_clip, tmp_path
+):
+    other = tmp_path / "some-bert"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with running_app(tmp_path / "log", CLIPDEMO_TYPED_CHECKPOINTS="folders") as app:
+        page.goto(app)
+        page.locator(TILE).first.wait_for()
+        type_in(page, str(colour_clip))
+        page.get_by_text("77 tokens").wait_for()
+        assert chosen(page) == colour_clip.name
+        assert f"checkpoint={colour_clip.name}" in page.url
+        assert str(colour_clip.parent) not in page.url
+
+        type_in(page, str(other))
+        page.get_by_text("image-text dual encoders").wait_for()
+        assert chosen(page) == "Embedded model"
+
+        type_in(page, str(tmp_path / "absent"))
+        page.get_by_text("there is no folder").wait_for()
+        assert chosen(page) == "Embedded model"
+
+
+def test_a_hub_name_is_typed_and_what_the_host_does_not_allow_is_refused(
+    browser, page, colour_clip, tmp_path
+):
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    for file in colour_clip.iterdir():
+        (wrong / file.name).write_bytes(file.read_bytes())
+    (wrong / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    repos = {"tiny/colours": colour_clip, "tiny/bert": wrong}
+    with StandInHub(repos) as hub, running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
+        page.goto(app)
+        page.locator(TILE).first.wait_for()
+        type_in(page, str(colour_clip))
+        page.get_by_text("folders of this server are not open to visitors").wait_for()
+        assert chosen(page) == "Embedded model"
+
+        type_in(page, "tiny/colours")
+        page.get_by_text("77 tokens").wait_for()
+        assert chosen(page) == "colours"
+        assert page.get_by_text("not open to visitors").count() == 0
+
+        type_in(page, "tiny/bert")
+        page.get_by_text("of the type 'bert'").wait_for()
+        assert chosen(page) == "Embedded model"
+        sent = [each.file for each in hub.requests if each.repo == "tiny/bert"]
+        assert "config.json" in sent
+        assert "model.safetensors" not in sent
+
+
+def test_a_link_to_a_hub_name_waits_for_the_visitors_click(browser, page, colour_clip, tmp_path):
+    with (
+        StandInHub({"tiny/colours": colour_clip}) as hub,
+        running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app,
+    ):
+        page.goto(f"{app}/?checkpoint=tiny/colours")
+        page.get_by_role("button", name="Load it").wait_for()
+        settled(page)
+        assert not [each for each in hub.requests if each.repo == "tiny/colours"]
+        page.get_by_role("button", name="Load it").click()
+        page.get_by_text("77 tokens").wait_for()
+        assert chosen(page) == "colours"
+        assert page.get_by_role("button", name="Load it").count() == 0

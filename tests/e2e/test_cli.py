@@ -19,6 +19,8 @@ from PIL import Image
 from plain_encoder import SQUARES, csv_of, square_png
 from tiny_checkpoints import COLOURS
 
+from clipdemo.catalogue import CATALOGUE
+
 GOLDEN = Path(__file__).parent / "golden"
 RIGHT = [(f"{colour}.png", f"a {colour} square") for colour in COLOURS]
 
@@ -314,7 +316,7 @@ def test_images_left_out_are_named_and_exit_code_is_1(place, clipdemo, command):
 
 def test_checkpoints_are_listed(place, commands):
     told = json.loads(commands.run("checkpoints", "--json", cwd=place).out)
-    assert [entry["id"] for entry in told["checkpoints"]] == ["embedded", "openai/clip-vit-base-patch32"]
+    assert [entry["id"] for entry in told["checkpoints"]] == list(CATALOGUE)
     assert told["checkpoints"][0]["here"] is True
     ended = commands.run("checkpoints", cwd=place)
     assert (ended.code, ended.err) == (0, "")

@@ -7,6 +7,7 @@ from PIL import Image
 
 from clipdemo.cache import CachedEncoder, EmbeddingStore, Turns, caption_key
 from clipdemo.encoder import Origin, TransformersEncoder
+from clipdemo.errors import ReleasedCheckpointError
 
 
 class Counting:
@@ -15,6 +16,7 @@ class Counting:
     def __init__(self, encoder):
         self.encoder, self.images, self.captions = encoder, [], []
         self.checkpoint, self.caption_tokens = encoder.checkpoint, encoder.caption_tokens
+        self.device, self.dtype = encoder.device, encoder.dtype
 
     def encode_images(self, items):
         self.images += [item.name for item in items]
@@ -138,6 +140,89 @@ def test_turns_go_in_the_order_of_arrival():
     for thread in threads:
         thread.join(10)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_who_waits_is_told_how_many_go_first_and_may_leave():
+    turns, told = Turns(), []
+
+    class LeavesError(Exception):
+        pass
+
+    def leave(before):
+        told.append(before)
+        if len(told) == 3:
+            raise LeavesError
+
+    with turns.take(), pytest.raises(LeavesError), turns.take(leave):
+        pass
+    with turns.take():  # who left stands in nobody's way
+        pass
+    assert told == [1, 1, 1]
+
+
+def test_who_was_told_is_told_when_the_waiting_ends():
+    turns, told, waits = Turns(), [], threading.Event()
+
+    def note(before):
+        told.append(before)
+        waits.set()
+
+    def wait():
+        with turns.take(note):
+            pass
+
+    with turns.take():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        waits.wait(10)
+    thread.join(10)
+    assert told[0] == 1
+    assert told[-1] == 0
+
+
+def test_a_caption_of_one_visitor_waits_for_one_batch_of_each_other_one(counting, colour_items):
+    """Two visitors with many images each go on encoding; the third wants a single caption."""
+    store, turns, order = EmbeddingStore(10**6), Turns(), []
+
+    class Noting(Counting):
+        def encode_images(self, items):
+            order.append("images")
+            return super().encode_images(items)
+
+        def encode_captions(self, captions):
+            order.append("caption")
+            return super().encode_captions(captions)
+
+    encoder = CachedEncoder(Noting(counting.encoder), store, turns)
+    batches = [colour_items[:4], colour_items[4:]]
+    threads = [threading.Thread(target=encoder.encode_images, args=(batch,)) for batch in batches]
+    threads.append(threading.Thread(target=encoder.encode_captions, args=(["red"],)))
+    threads += [threading.Thread(target=encoder.encode_images, args=(batch[:1],)) for batch in batches]
+    with turns.take():
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["images", "images", "caption"]  # the last two found theirs encoded
+
+
+def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(counting, colour_items):
+    encoder = cached(counting)
+    rows = encoder.encode_images(colour_items[:3])
+    captions = encoder.encode_captions(["red"])
+    copied = encoder.watched(lambda before: None)
+    encoder.release()
+    assert encoder.released
+    assert copied.released
+    assert copied.checkpoint == counting.checkpoint
+    assert copied.missing_captions(["red", "blue"]) == ["blue"]
+    np.testing.assert_array_equal(copied.encode_images(colour_items[:3]), rows)
+    np.testing.assert_array_equal(copied.encode_captions(["red"]), captions)
+    for use in (lambda: copied.encode_images(colour_items), lambda: encoder.caption_tokens("red")):
+        with pytest.raises(ReleasedCheckpointError, match="put away to make room"):
+            use()
 
 
 def test_a_turn_is_given_back_when_its_work_fails():

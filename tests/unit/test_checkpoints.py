@@ -7,6 +7,7 @@ from stand_in_hub import StandInHub
 from transformers import CLIPModel
 
 from clipdemo import checkpoints, load_encoder, score_matrix
+from clipdemo.catalogue import CATALOGUE
 from clipdemo.errors import CheckpointNotFoundError, HubUnreachableError, UnsafeWeightsError
 
 
@@ -58,7 +59,9 @@ def test_pickled_weights_are_read_only_for_catalogue_names(hub):
 def test_pickled_weights_already_in_the_cache_are_refused_all_the_same(hub, tmp_path):
     load_encoder(checkpoints.CLIP_BASE)
     home = next((tmp_path / "home").rglob("models--openai--clip-vit-base-patch32"))
-    shutil.copytree(home, home.parent / "models--tiny--pickled", symlinks=True)
+    copy = shutil.copytree(home, home.parent / "models--tiny--pickled", symlinks=True)
+    (copy / "refs").mkdir()
+    (copy / "refs" / "main").write_text(CATALOGUE[checkpoints.CLIP_BASE].revision)
     assert checkpoints.is_local("tiny/pickled")
     with pytest.raises(UnsafeWeightsError):
         load_encoder("tiny/pickled")
@@ -110,6 +113,41 @@ def test_a_folder_may_be_given_as_a_path(colour_clip, tmp_path):
     for wrong in (tmp_path / "absent", tmp_path, None, 5):
         with pytest.raises(CheckpointNotFoundError):
             load_encoder(wrong)
+
+
+def test_a_catalogue_name_is_loaded_at_its_pinned_commit(hub):
+    pinned = CATALOGUE[checkpoints.CLIP_BASE].revision
+    assert load_encoder(checkpoints.CLIP_BASE).checkpoint.revision == pinned
+    asked = len(hub.requests)
+    assert load_encoder(checkpoints.CLIP_BASE).checkpoint.revision == pinned
+    assert len(hub.requests) == asked  # the second time without the hub
+
+
+def test_another_commit_on_disk_is_used_when_the_hub_is_out_of_reach_and_shown_with_its_commit(
+    hub, monkeypatch, tmp_path
+):
+    load_encoder(checkpoints.CLIP_BASE)
+    home, older = next((tmp_path / "home").rglob("models--openai--clip-vit-base-patch32")), "0" * 39 + "1"
+    next((home / "snapshots").iterdir()).rename(home / "snapshots" / older)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / "main").write_text(older)
+    assert checkpoints.is_local(checkpoints.CLIP_BASE)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert load_encoder(checkpoints.CLIP_BASE).checkpoint.revision == older
+    monkeypatch.delenv("HF_HUB_OFFLINE")  # with the hub the pinned one comes, from the same blobs
+    assert (
+        load_encoder(checkpoints.CLIP_BASE).checkpoint.revision == CATALOGUE[checkpoints.CLIP_BASE].revision
+    )
+    assert hub.count("pytorch_model.bin") == 1
+
+
+def test_a_broken_copy_without_the_hub_says_that_the_hub_is_needed(hub, monkeypatch, tmp_path):
+    load_encoder("tiny/safe")
+    weights = next((tmp_path / "home").rglob("snapshots/*/model.safetensors")).resolve()
+    weights.write_bytes(weights.read_bytes()[:1000])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(HubUnreachableError, match="unset it to download"):
+        load_encoder("tiny/safe")
 
 
 def test_a_link_never_names_a_path_of_the_server(colour_clip):

@@ -316,6 +316,41 @@ def test_a_repository_that_is_no_dual_encoder_is_told_apart_before_anything_is_f
     assert server.count(WEIGHTS) == 0
 
 
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        (b'{"model_type": "bert"}', UnsupportedCheckpointError, "of the type 'bert'"),
+        (b'{"model_type": ["clip"]}', UnsupportedCheckpointError, "dual encoders"),
+        (b"[]", UnsupportedCheckpointError, "choose one of those"),
+        (b"{", CorruptCheckpointError, "choose another checkpoint"),
+    ],
+)
+def test_what_its_configuration_rules_out_is_refused_before_the_weights_come(server, config, error, words):
+    (server.repos[NAME] / "config.json").write_bytes(config)
+    with pytest.raises(error, match=words):
+        hub.download(NAME)
+    assert server.count("config.json") == 1
+    assert server.count(WEIGHTS) == server.count("tokenizer.json") == 0
+    assert hub.find(NAME) is None
+
+
+def test_a_name_has_one_slash_and_leads_nowhere_else():
+    assert hub.is_name("acme/tiny-clip")
+    for wrong in (
+        "tiny-clip",
+        "a/b/c",
+        "../etc",
+        "a/..",
+        "/etc",
+        "~/x",
+        "a b/c",
+        "a/b?x",
+        "ä/b",
+        "a" * 99 + "/b",
+    ):
+        assert not hub.is_name(wrong)
+
+
 def test_offline_mode_fails_at_once(server, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(HubUnreachableError, match="offline mode is on"):
@@ -357,7 +392,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_in_words(server, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(transfer.os, "replace", full)
-    with pytest.raises(CheckpointError, match="the disk is full"):
+    with pytest.raises(CheckpointError, match=r"the disk is full.*make room"):
         hub.download(NAME)
     assert hub.find(NAME) is None
 

@@ -28,10 +28,10 @@ def test_a_checkpoint_becomes_ready_in_the_background(store, colour_clip):
 def test_loading_twice_at_once_happens_once(store, colour_clip):
     loads, go = [], threading.Event()
 
-    def slow(name, *, on_progress):
+    def slow(name, **hooks):
         loads.append(name)
         go.wait(10)
-        return load_encoder(name, on_progress=on_progress)
+        return load_encoder(name, **hooks)
 
     loader = Loader(store, slow)
     for _ in range(5):
@@ -46,11 +46,11 @@ def test_loading_twice_at_once_happens_once(store, colour_clip):
 def test_a_failure_is_kept_as_its_sentence_and_can_be_tried_again(store, colour_clip):
     tries = []
 
-    def flaky(name, *, on_progress):
+    def flaky(name, **hooks):
         tries.append(name)
         if len(tries) == 1:
             raise HubUnreachableError("the hub does not answer")
-        return load_encoder(str(colour_clip))
+        return load_encoder(str(colour_clip), **hooks)
 
     loader = Loader(store, flaky)
     loader.start("owner/name")
@@ -64,13 +64,13 @@ def test_a_failure_is_kept_as_its_sentence_and_can_be_tried_again(store, colour_
 def test_progress_is_seen_while_downloading(store, colour_clip):
     seen, reported, go = [], threading.Event(), threading.Event()
 
-    def downloading(name, *, on_progress):
+    def downloading(name, *, on_progress, **hooks):
         on_progress(Progress(30, 100))
         reported.set()
         go.wait(10)
         on_progress(Progress(100, 100))
         seen.append(loader.status(name).state)
-        return load_encoder(str(colour_clip))
+        return load_encoder(str(colour_clip), **hooks)
 
     loader = Loader(store, downloading)
     loader.start("owner/name")
@@ -85,11 +85,11 @@ def test_progress_is_seen_while_downloading(store, colour_clip):
 def test_one_checkpoint_waits_for_the_other_when_asked_to(store, colour_clip):
     order, go = [], threading.Event()
 
-    def noting(name, *, on_progress):
+    def noting(name, **hooks):
         if name == "first":
             go.wait(10)
         order.append(name)
-        return load_encoder(str(colour_clip))
+        return load_encoder(str(colour_clip), **hooks)
 
     loader = Loader(store, noting)
     loader.start("first")
@@ -106,7 +106,7 @@ def test_the_embedded_model_is_an_encoder_from_the_start(store, item_of):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_error_nobody_foresaw_is_a_failure_not_an_endless_wait(store):
-    def broken(name, *, on_progress):
+    def broken(name, **hooks):
         raise RuntimeError("CUDA out of memory")
 
     loader = Loader(store, broken)

@@ -292,8 +292,9 @@ def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table,
 
 
 def test_an_untrained_head_with_a_prior_is_the_embedded_model(table, tmp_path, colour_items):
+    from clipdemo.recipes import EMBEDDED, Recipe
     from clipdemo.trained import TrainedEncoder
-    from clipdemo.trained_folder import EMBEDDED, DualEncoder, Recipe, open_towers, save
+    from clipdemo.trained_folder import DualEncoder, open_towers, save
 
     image, image_from, text, text_from = open_towers(EMBEDDED, EMBEDDED)
     save(tmp_path / "m", DualEncoder(Recipe(image_from, text_from, "linear", 384, True, 0.1), image, text))

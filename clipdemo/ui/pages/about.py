@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from clipdemo import __version__, checkpoints, gallery
+from clipdemo import __version__, gallery
+from clipdemo.catalogue import CATALOGUE, size, title
+from clipdemo.loading import Loader
 from clipdemo.ui import views
 from clipdemo.ui.state import View
 
@@ -28,15 +30,18 @@ part of a shared link.
 """
 
 
-def show(view: View) -> None:
+def show(view: View, loader: Loader) -> None:
     """The whole page."""
     st.title("About clipdemo", anchor=False)
     st.markdown(MEANING)
     st.subheader("Checkpoints", anchor=False)
-    for entry in checkpoints.CATALOGUE.values():
-        st.markdown(f"**{entry.title}** (`{entry.id}`). {entry.about}")
+    st.markdown(
+        "\n".join(f"- **{entry.title}** (`{entry.id}`). {entry.about}" for entry in CATALOGUE.values())
+    )
+    _catalogue()
     if view.encoder:
-        st.caption(f"Now: {views.describe(view.encoder.checkpoint)}")
+        st.caption(f"Now: {views.describe(view.encoder.checkpoint)} · {views.runs_on(view.encoder)}")
+    st.caption(_memory(loader))
     st.subheader("Sample photographs", anchor=False)
     rows = [
         {"photograph": s.title, "by": s.author, "licence": s.licence, "source": s.source}
@@ -45,3 +50,42 @@ def show(view: View) -> None:
     links = {"source": st.column_config.LinkColumn("source", display_text="open")}
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=links)
     st.caption(f"clipdemo {__version__}, MIT licence.")
+
+
+def _memory(loader: Loader) -> str:
+    """For the host: what is taken of the memory, and by which checkpoints."""
+    room = loader.governor.memory.room()
+    held = [
+        f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)" for name, nbytes in loader.governor.held.items()
+    ]
+    loaded = ", ".join(held) or "the embedded model alone"
+    return (
+        f"Memory of this server: {room.used / 1e9:.1f} of {room.limit / 1e9:.1f} GB used; loaded: {loaded}."
+    )
+
+
+def _catalogue() -> None:
+    """What is publicly known of each checkpoint, with the page each figure stands on."""
+    rows = [
+        {
+            "checkpoint": entry.title,
+            "figure": f"{entry.figure.percent:g} %" if entry.figure else "none published",
+            "of": entry.figure.measure if entry.figure else "",
+            "source": entry.figure.url if entry.figure else None,
+            "download": size(entry.download_bytes) if entry.download_bytes else "none",
+            "memory": size(entry.memory_bytes),
+            "parameters": f"{entry.parameters / 1e6:,.0f} M",
+            "pixels": entry.image_size,
+            "tokens": entry.context_length,
+            "dimensions": entry.dim,
+            "captions": entry.languages or "not stated",
+            "licence": entry.licence or "not stated",
+        }
+        for entry in CATALOGUE.values()
+    ]
+    links = {"source": st.column_config.LinkColumn("source", display_text="open")}
+    st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=links, key="catalogue")
+    st.caption(
+        "Figures are those their publishers give, not measured here; those of different measures cannot be compared. "
+        "Memory is that of the weights in float32."
+    )

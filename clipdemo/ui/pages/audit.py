@@ -127,7 +127,7 @@ def _picked(columns: Sequence[str]) -> tuple[str | None, str | None]:
 
 def _start(view: View, shared: Engine) -> None:
     _, table = st.session_state.pop("audit-table", (None, None))
-    if view.encoder is None or table is None:
+    if table is None:
         return
     images = st.session_state.get("audit-images") or []
     try:
@@ -137,13 +137,12 @@ def _start(view: View, shared: Engine) -> None:
     except ClipdemoError as error:
         st.session_state["audit-error"] = str(error)
         return
-    audits.begin(table, locate, view.encoder, shared.limits, rejected)
+    audits.begin(table, locate, view, shared.limits, rejected)
 
 
 def _start_example(view: View, shared: Engine) -> None:
-    if view.encoder:
-        table, locate = audits.example()
-        audits.begin(table, locate, view.encoder, shared.limits, [])
+    table, locate = audits.example()
+    audits.begin(table, locate, view, shared.limits, [])
 
 
 def _watch(run: AuditRun) -> None:

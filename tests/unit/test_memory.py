@@ -1,0 +1,171 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clipdemo.errors import NotEnoughMemoryError
+from clipdemo.memory import Memory, Room, give_back, lack_in_words, need
+from clipdemo.weights import weight_bytes
+
+GB = 10**9
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def machine(root, *, cgroup="0::/\n", total=8_000_000, available=6_000_000, rss=500_000, mapped=100_000):
+    """A tree as Linux shows it; sizes in kB."""
+    write(root, "proc/meminfo", f"MemTotal: {total} kB\nMemAvailable: {available} kB\nHugePages_Total: 0\n")
+    write(root, "proc/self/status", f"Name: python\nVmRSS:\t{rss} kB\nRssFile:\t{mapped} kB\n")
+    write(root, "proc/self/cgroup", cgroup)
+
+
+def write(root, path, text):
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    (root / path).write_text(text)
+
+
+def unified(
+    root, group, limit, current, *, stat="active_file 0\ninactive_file 0\nfile_mapped 0\n", high="max"
+):
+    folder = f"sys/fs/cgroup{group}"
+    write(root, f"{folder}/memory.max", f"{limit}\n")
+    write(root, f"{folder}/memory.high", f"{high}\n")
+    write(root, f"{folder}/memory.current", f"{current}\n")
+    write(root, f"{folder}/memory.stat", f"anon 5\n{stat}")
+
+
+@linux
+class TestOnLinux:
+    def test_without_any_limit_the_machine_counts_and_mapped_weights_are_taken(self, tmp_path):
+        machine(tmp_path)
+        assert Memory(root=tmp_path).room() == Room(8_000_000 * 1024, 2_100_000 * 1024)
+
+    def test_no_control_groups_at_all_is_no_limit(self, tmp_path):
+        machine(tmp_path)
+        (tmp_path / "proc/self/cgroup").unlink()
+        assert Memory(root=tmp_path).room().limit == 8_000_000 * 1024
+
+    def test_the_hosts_own_limit_is_on_resident_memory(self, tmp_path):
+        machine(tmp_path)
+        assert Memory(GB, root=tmp_path).room() == Room(GB, 500_000 * 1024)
+
+    def test_files_that_are_read_can_go_and_mapped_ones_cannot(self, tmp_path):
+        machine(tmp_path, cgroup="0::/app\n")
+        stat = f"active_file {GB // 10}\ninactive_file {GB // 2}\nfile_mapped {GB // 5}\n"
+        unified(tmp_path, "/app", 2 * GB, GB, stat=stat)
+        assert Memory(root=tmp_path).room() == Room(2 * GB, GB - GB // 10 - GB // 2 + GB // 5)
+
+    def test_the_tightest_of_all_ancestors_counts(self, tmp_path):
+        machine(tmp_path, cgroup="0::/slice/service\n")
+        unified(tmp_path, "/slice/service", "max", GB)
+        unified(tmp_path, "/slice", 2 * GB, 2 * GB - 5)
+        assert Memory(root=tmp_path).room() == Room(2 * GB, 2 * GB - 5)
+
+    def test_the_limit_that_slows_down_counts_before_the_one_that_kills(self, tmp_path):
+        machine(tmp_path, cgroup="0::/app\n")
+        unified(tmp_path, "/app", 2 * GB, GB, high=str(3 * GB // 2))
+        assert Memory(root=tmp_path).room() == Room(3 * GB // 2, GB)
+
+    def test_a_container_sees_its_own_group_as_the_root(self, tmp_path):
+        machine(tmp_path, cgroup="0::/docker/0123\n")  # a path of the host
+        unified(tmp_path, "", 2 * GB, GB)
+        assert Memory(root=tmp_path).room() == Room(2 * GB, GB)
+
+    def test_version_1_with_other_controllers_beside(self, tmp_path):
+        machine(tmp_path, cgroup="9:name=systemd:/\n4:cpu,memory:/app\n0::/\n")
+        for folder, limit in (("", 9223372036854771712), ("/app", GB)):
+            group = f"sys/fs/cgroup/memory{folder}"
+            write(tmp_path, f"{group}/memory.limit_in_bytes", f"{limit}\n")
+            write(tmp_path, f"{group}/memory.usage_in_bytes", "700\n")
+            write(tmp_path, f"{group}/memory.stat", "total_inactive_file 200\ntotal_mapped_file 50\n")
+        assert Memory(root=tmp_path).room() == Room(GB, 700 - 200 + 50)
+
+    def test_psutil_sees_this_machine_alike(self):
+        psutil = pytest.importorskip("psutil")
+        room = Memory().room()
+        assert Memory().resident() == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
+        assert room.limit <= psutil.virtual_memory().total
+        assert 0 < room.free < room.limit
+
+    def test_freed_memory_goes_back_to_the_system(self):
+        give_back()
+        before = Memory().resident()
+        pieces = [b"x" * 60_000 for _ in range(2_000)]  # too small for pages of their own
+        held = Memory().resident()
+        del pieces
+        give_back()
+        assert held > before + 60_000_000
+        assert Memory().resident() < before + 30_000_000
+
+
+def test_more_is_used_than_there_is_leaves_nothing():
+    assert Room(10, 12).free == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_every_failed_allocation_becomes_a_sentence(error):
+    with pytest.raises(NotEnoughMemoryError, match="not enough for tiny"), lack_in_words("tiny"):
+        raise error
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), lack_in_words("tiny"):
+        raise RuntimeError("shapes do not fit")
+
+
+@linux
+def test_a_real_failed_allocation_in_a_forward_pass_is_a_sentence(colour_clip):
+    code = (
+        "import resource; from pathlib import Path; from PIL import Image\n"
+        "from clipdemo import load_encoder; from clipdemo.errors import NotEnoughMemoryError\n"
+        "from clipdemo.types import ImageItem\n"
+        f"encoder = load_encoder(Path({str(colour_clip)!r}))\n"
+        "item = ImageItem('', '', Image.new('RGB', (32, 32)), b'', 32, 32, 'bytes')\n"
+        "encoder.encode_images([item])\n"
+        "taken = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (taken + 2**24,) * 2)\n"
+        "try: encoder.encode_images([item] * 3000)\n"
+        "except NotEnoughMemoryError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "is not enough for" in done.stdout, done.stderr
+
+
+class TestWeights:
+    def test_safetensors_are_scaled_to_the_dtype_they_are_used_in(self, colour_clip):
+        from safetensors.torch import load_file
+
+        count = sum(t.numel() for t in load_file(colour_clip / "model.safetensors").values())
+        assert abs(weight_bytes(colour_clip, 4) - 4 * count) <= 1000  # position numbers stay integers
+        assert abs(weight_bytes(colour_clip, 2) - 2 * count) <= 1000
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b'\x09\0\0\0\0\0\0\0{"a":{}} '],
+        ids=["empty", "huge header", "no object", "no offsets"],
+    )
+    def test_a_broken_file_counts_as_large_as_it_is(self, tmp_path, content):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        assert weight_bytes(tmp_path, 4) == len(content)
+
+    def test_a_pickle_counts_as_its_configuration_says(self, tmp_path):
+        (tmp_path / "pytorch_model.bin").write_bytes(bytes(1000))
+        assert weight_bytes(tmp_path, 4) == 1000
+        (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": "float16"}))
+        assert weight_bytes(tmp_path, 4) == 2000
+
+    def test_what_is_not_there_takes_nothing(self, tmp_path):
+        assert weight_bytes(Path(tmp_path), 4) == 0
+
+
+def test_a_checkpoint_needs_more_than_its_weights():
+    assert need(600_000_000) == 850_000_000
