@@ -6,8 +6,8 @@ from pathlib import Path
 import streamlit as st
 
 from clipdemo.errors import ClipdemoError
-from clipdemo.ui import audits, inputs, state, views
-from clipdemo.ui.pages import about, audit, matrix, rank
+from clipdemo.ui import audits, comparing, inputs, state, views
+from clipdemo.ui.pages import about, audit, compare, matrix, rank
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -25,6 +25,12 @@ try:
         [
             ranking,
             st.Page(partial(matrix.show, view), title="Matrix", url_path="matrix", icon=":material/grid_on:"),
+            st.Page(
+                partial(compare.show, view, shared),
+                title="Compare",
+                url_path="compare",
+                icon=":material/compare_arrows:",
+            ),
             st.Page(
                 partial(audit.show, view, shared),
                 title="Audit",
@@ -44,8 +50,10 @@ try:
         st.switch_page(ranking)
     audit_ended = audits.ended()
     page.run()
-    state.warm_up(shared, view.checkpoint)
+    if not comparing.busy(shared, space):
+        state.warm_up(shared, space, view.checkpoint)
     more = state.work(view, space, shared.limits)
+    more = comparing.work(shared) or more
     if audits.work(shared.loader, ended_when_drawn=audit_ended) or more:
         st.rerun()
 except ClipdemoError as error:

@@ -6,7 +6,6 @@ page, and the resident memory of the server.
 
 from __future__ import annotations
 
-import io
 import os
 import statistics
 import subprocess
@@ -14,11 +13,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from benchmarks.photographs import TWELVE_MEGAPIXELS, photograph
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
@@ -28,23 +28,50 @@ VISITS = 7
 EMPTY_PAGE = "import streamlit as st\nst.html('<p id=\"here\">here</p>')\n"
 
 
+@dataclass(frozen=True)
+class Paint:
+    """Seconds to the first ranked grid, and the server's memory.
+
+    Attributes:
+        cold: of the first visit after the server's start.
+        warm: of later visits, each with an empty browser cache.
+        empty: of an empty Streamlit page, visited in turn.
+        megabytes: of the server, once its model is warm.
+    """
+
+    cold: float
+    warm: list[float]
+    empty: list[float]
+    megabytes: float
+
+
 def main() -> None:
     """Measure and print."""
+    seen = paint(VISITS, then=hundred_images)
+    ours, theirs = statistics.median(seen.warm), statistics.median(seen.empty)
+    say("cold server, first ranked grid", seen.cold)
+    say("warm server, first ranked grid (median)", ours)
+    say("warm server, empty Streamlit page (median)", theirs)
+    print(f"{'ratio to the empty page':48} {ours / theirs:6.2f}")
+    say("server memory, embedded model warm, MB", seen.megabytes, "")
+
+
+def paint(visits: int, then: Callable[[Browser, str, Path], None] | None = None) -> Paint:
+    """Visit the app and an empty page in turn; ``then`` goes on with the warm server."""
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         folder = Path(scratch)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         with running_app(folder / "log") as app, empty_app(folder) as empty:
-            say("cold server, first ranked grid", visit(browser, app, TILE))
+            cold = visit(browser, app, TILE)
             time.sleep(20)  # the model warms up
-            pairs = [(visit(browser, app, TILE), visit(browser, empty, "#here")) for _ in range(VISITS)]
-            ours, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-            say("warm server, first ranked grid (median)", ours)
-            say("warm server, empty Streamlit page (median)", theirs)
-            print(f"{'ratio to the empty page':48} {ours / theirs:6.2f}")
-            say("server memory, embedded model warm, MB", resident(app), "")
-            hundred_images(browser, app, folder)
-            say("server memory after 100 images, MB", resident(app), "")
+            pairs = [(visit(browser, app, TILE), visit(browser, empty, "#here")) for _ in range(visits)]
+            warm, alone = (list(times) for times in zip(*pairs, strict=True))
+            megabytes = resident(app)
+            if then:
+                then(browser, app, folder)
+                say("server memory after 100 images, MB", resident(app), "")
         browser.close()
+    return Paint(cold, warm, alone, megabytes)
 
 
 def hundred_images(browser: Browser, app: str, folder: Path) -> None:
@@ -53,10 +80,9 @@ def hundred_images(browser: Browser, app: str, folder: Path) -> None:
     page.set_default_timeout(180_000)
     page.goto(app)
     page.locator(TILE).first.wait_for()
-    noise = np.random.default_rng(0)
     files = [folder / f"{n}.jpg" for n in range(86)]
-    for file in files:
-        file.write_bytes(photograph(noise))
+    for number, file in enumerate(files):
+        file.write_bytes(photograph(number, TWELVE_MEGAPIXELS))
     started = time.perf_counter()
     page.locator("[data-testid=stFileUploaderDropzoneInput]").first.set_input_files(files)
     page.get_by_text("100 images").first.wait_for()
@@ -122,14 +148,6 @@ class empty_app:  # noqa: N801 - reads as a verb in a with statement
         """End it."""
         self.process.terminate()
         self.process.wait(20)
-
-
-def photograph(noise: np.random.Generator) -> bytes:
-    """A 12-megapixel JPEG that no other call gives."""
-    small = Image.fromarray(noise.integers(0, 255, (60, 80, 3), dtype=np.uint8))
-    out = io.BytesIO()
-    small.resize((4000, 3000), Image.Resampling.BICUBIC).save(out, "JPEG", quality=85)
-    return out.getvalue()
 
 
 def resident(address: str) -> float:

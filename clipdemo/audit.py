@@ -175,8 +175,8 @@ class Audit:
             captions=len(np.unique(captions)),
             truncated=sum(self.ledger.caption_text(int(caption))[1] for caption in captions),
             flags={flag: flags[flag] for flag in FLAGS},
-            image_to_text=Retrieval.of(_best_rank(images, self.rivals.rank_of_caption)),
-            text_to_image=Retrieval.of(_best_rank(captions, self.rivals.rank_of_image)),
+            image_to_text=Retrieval.of(best_rank(images, self.rivals.rank_of_caption)),
+            text_to_image=Retrieval.of(best_rank(captions, self.rivals.rank_of_image)),
         )
 
 
@@ -262,7 +262,7 @@ def _gains(
     return gains
 
 
-def _best_rank(queries: IntArray, ranks: IntArray) -> IntArray:
+def best_rank(queries: IntArray, ranks: IntArray) -> IntArray:
     """The best rank of each distinct query, in the order of their ids."""
     distinct, place = np.unique(queries, return_inverse=True)
     best = np.full(len(distinct), np.iinfo(np.int64).max, dtype=np.int64)

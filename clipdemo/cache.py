@@ -195,8 +195,11 @@ class CachedEncoder:
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; only captions never seen before are encoded."""
-        keys = [caption_key(self.checkpoint, caption) for caption in captions]
-        return self._rows(keys, list(captions), lambda wanted: self.encoder.encode_captions(wanted))  # noqa: PLW0108
+        by_length = sorted(captions, key=len)  # a batch is as wide as its longest caption
+        keys = [caption_key(self.checkpoint, caption) for caption in by_length]
+        rows = self._rows(keys, by_length, lambda wanted: self.encoder.encode_captions(wanted))  # noqa: PLW0108
+        row_of = {caption: row for row, caption in enumerate(by_length)}
+        return rows[[row_of[caption] for caption in captions]] if captions else rows
 
     def missing(self, items: Sequence[ImageItem]) -> list[ImageItem]:
         """The images that would have to be encoded."""

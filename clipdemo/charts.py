@@ -8,11 +8,14 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from clipdemo.similarity import FloatArray
+from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import Hit
 
 ACCENT = "#2563eb"  # blue on white and on near-black both pass 3:1, and the colour-blind see it
 FAINT = "#94a3b8"
+ORANGE = "#d97706"  # told from the blue by the colour-blind, too; dashes and diamonds say the same
+DEEP = 30  # ranks that are drawn at even distances
+HEAD, LINE_HEIGHT, LOG_HEIGHT = 72, 24, 480  # pixels of a bump chart
 
 
 def caption_bars(
@@ -98,3 +101,83 @@ def wrapped(text: str, width: int = 28, lines: int = 2) -> str:
         rows = [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"]
     # Plotly knows no &quot;, and a quotation mark does no harm between its tags.
     return "<br>".join(escape(row, quote=False) for row in rows)
+
+
+def bump_chart(ranks: IntArray, checkpoints: Sequence[str], names: Sequence[str], k: int) -> go.Figure:
+    """How images change places from checkpoint to checkpoint: one line an image, best rank on top.
+
+    Solid lines are among the first k everywhere; dashed ones only under some.
+
+    Args:
+        ranks: (n_checkpoints, n_images) 1-based ranks of the images drawn; not all images need be.
+        checkpoints: what people read for each, left to right.
+        names: of the images drawn; untrusted.
+        k: the ranks above the shaded band's end.
+    """
+    deepest = int(ranks.max(initial=1))
+    logarithmic = deepest > DEEP  # the first places stay apart, however far an image falls
+    columns = [wrapped(name, 16) for name in checkpoints]
+    figure = go.Figure()
+    for image in np.argsort(-ranks.min(axis=0), kind="stable"):  # the best are drawn last, on top
+        everywhere = bool((ranks[:, image] <= k).all())
+        colour = ACCENT if everywhere else ORANGE
+        places = [f"{columns[n]}: {rank}" for n, rank in enumerate(ranks[:, image])]
+        figure.add_trace(
+            go.Scatter(
+                x=list(range(len(columns))),
+                y=ranks[:, image].tolist(),
+                mode="lines+markers",
+                line={"color": colour, "width": 3, "dash": "solid" if everywhere else "dot"},
+                marker={"size": 11, "symbol": "circle" if everywhere else "diamond", "color": colour},
+                hovertemplate=f"<b>{wrapped(names[image], 40)}</b><br>{'<br>'.join(places)}<extra></extra>",
+                cliponaxis=False,
+            )
+        )
+    _name_lines(figure, ranks[-1], names, logarithmic=logarithmic)
+    shown = np.log10 if logarithmic else np.asarray
+    ends = [float(shown(deepest + 0.6)), float(shown(0.55))]
+    figure.add_hrect(y0=0.55, y1=k + 0.5, fillcolor=FAINT, opacity=0.18, line_width=0, layer="below")
+    steps = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000) if n <= deepest]
+    figure.update_layout(
+        xaxis={
+            "tickvals": list(range(len(columns))),
+            "ticktext": columns,
+            "range": [-0.12, len(columns) - 0.9],
+            "side": "top",
+            "fixedrange": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
+        yaxis={
+            "title": "rank" + (", logarithmic" if logarithmic else ""),
+            "type": "log" if logarithmic else "linear",
+            "range": ends,
+            "tickvals": steps if logarithmic or deepest > 12 else list(range(1, deepest + 1)),
+            "fixedrange": True,
+            "showgrid": False,
+            "zeroline": False,
+        },
+        height=HEAD + (LOG_HEIGHT if logarithmic else LINE_HEIGHT * max(4, deepest)),
+        margin={"l": 8, "r": 118, "t": 48, "b": 8},
+        showlegend=False,
+    )
+    return figure
+
+
+def _name_lines(figure: go.Figure, last: IntArray, names: Sequence[str], *, logarithmic: bool) -> None:
+    """Write each image's name beside the end of its line, except where another one stands already."""
+    free = 0.0
+    for image in np.argsort(last, kind="stable"):
+        rank = float(last[image])
+        place = LOG_HEIGHT / 2.5 * np.log10(rank) if logarithmic else LINE_HEIGHT * rank
+        if place >= free:
+            figure.add_annotation(
+                x=figure.data[0].x[-1],
+                y=np.log10(rank) if logarithmic else rank,
+                text=wrapped(names[image], 16, 1),
+                xanchor="left",
+                xshift=12,
+                showarrow=False,
+                align="left",
+            )
+            free = place + 15

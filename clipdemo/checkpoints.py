@@ -20,6 +20,7 @@ from clipdemo.errors import (
     CorruptCheckpointError,
     HubUnreachableError,
 )
+from clipdemo.frameworks import LOADING
 from clipdemo.memory import need
 from clipdemo.mini import EmbeddedEncoder
 from clipdemo.types import Encoder
@@ -163,7 +164,8 @@ def _passed(gate: Gate | None, name: str, weigh: Callable[[int], int], device: s
     if gate:
         gate.judge(name, weigh(4))
     device = pick_device(device)
-    import clipdemo.encoder  # noqa: F401 - takes seconds and memory that are not the checkpoint's own
+    with LOADING:
+        import clipdemo.encoder  # noqa: F401 - takes seconds and memory that are not the checkpoint's own
 
     if gate:
         gate.admit(name, weigh(2 if device == "cuda" else 4), device)

@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from clipdemo import memory, similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
 from clipdemo.families import FAMILIES, read_family
+from clipdemo.frameworks import LOADING
+from clipdemo.pixels import PixelRecipe
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
@@ -92,8 +94,10 @@ class TransformersEncoder:
         self._device = torch.device(device)
         model_class, processor_class = FAMILIES[self._family]
         try:
-            with memory.lack_in_words(origin.id):
+            with LOADING, memory.lack_in_words(origin.id):
                 self._processor = getattr(transformers, processor_class).from_pretrained(folder)
+                # NaFlex cuts images into patches of many shapes: only its own processor knows how.
+                self._recipe = None if self._family == "siglip2" else PixelRecipe.of(self._processor)
                 self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
                 model, report = getattr(transformers, model_class).from_pretrained(
                     folder,
@@ -159,7 +163,11 @@ class TransformersEncoder:
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the image tower is fed: pixel values, and for NaFlex checkpoints masks and shapes."""
-        batch = self._processor([no_strip(image) for image in images], return_tensors="pt").to(self._device)
+        usable = [no_strip(image) for image in images]
+        if self._recipe:
+            pixels = torch.from_numpy(self._recipe.pixels(usable))
+            return {"pixel_values": pixels.to(self._device, self._dtype)}
+        batch = self._processor(usable, return_tensors="pt").to(self._device)
         return {
             name: value.to(self._dtype) if value.is_floating_point() else value
             for name, value in batch.items()

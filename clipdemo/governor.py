@@ -63,20 +63,20 @@ class Governor:
         self._now = now
         self._changed = threading.Condition()
         self._held: dict[str, _Held] = {}
-        self._claims: WeakKeyDictionary[object, tuple[str, float]] = WeakKeyDictionary()
+        self._claims: WeakKeyDictionary[object, tuple[tuple[str, ...], float]] = WeakKeyDictionary()
         self._loading: str | None = None
         self._admitted: _Admitted | None = None
         self._waiting: dict[str, str] = {}
         self._needs: dict[str, int] = {}  # measured, for the next time
         self._used_before = False
 
-    def use(self, name: str, by: object) -> None:
-        """``by``, a session, works with this checkpoint from now on, and not with the one before it.
+    def use(self, name: str, by: object, *others: str) -> None:
+        """``by``, a session, works with these checkpoints from now on, and not with those before them.
 
         Its claim lasts while ``by`` lives, at most ``CLAIM_SECONDS`` after the last call.
         """
         with self._changed:
-            self._claims[by] = name, self._now()
+            self._claims[by] = (name, *others), self._now()
             self._changed.notify_all()
 
     def encoder(self, name: str) -> CachedEncoder | None:
@@ -223,7 +223,7 @@ class Governor:
 
     def _users(self, name: str) -> int:
         since = self._now() - CLAIM_SECONDS
-        return sum(1 for used, when in list(self._claims.values()) if used == name and when > since)
+        return sum(1 for used, when in list(self._claims.values()) if name in used and when > since)
 
 
 def _gigabytes(count: int) -> str:

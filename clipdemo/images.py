@@ -193,16 +193,19 @@ def _model_copy(data: bytes, kind: str, limits: Limits) -> tuple[Image.Image, tu
             f"the limit is {limits.pixels:,}; shrink it"
         )
     size = _fit(width, height, shorter=MODEL_SIDE, longer=MODEL_LONG_SIDE)
-    if kind == "JPEG":  # decodes at 1/2, 1/4 or 1/8: never below twice the copy, never its colours
-        file.draft(None, (2 * size[0], 2 * size[1]))
+    # A JPEG decodes at 1/2, 1/4 or 1/8 of its size: never below the copy's, never its colours.
+    drafted = file.draft(None, size) if kind == "JPEG" else None
     file.load()
     turn = _TURNS.get(_orientation(file))
     icc = file.info.get("icc_profile")
     # A box filter first, down to no less than twice the copy, so that conversions are cheap and
-    # the last step, the sharp filter, stays well sampled.
+    # the last step, the sharp filter, stays well sampled. (A JPEG's own filter needs no such margin.)
     image = _averageable(file)
-    image = image.reduce((max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1]))))
-    image = _to_srgb(_on_white(image), icc).resize(size, Image.Resampling.LANCZOS)
+    across, down = drafted[1][2:] if drafted else image.size  # the picture, without what rounding up added
+    factors = max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1]))
+    image = _to_srgb(_on_white(image.reduce(factors)), icc)
+    box = (0.0, 0.0, across / factors[0], down / factors[1])
+    image = image.resize(size, Image.Resampling.LANCZOS, box=box)
     if turn is not None:
         image = image.transpose(turn)
         if turn in {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}:

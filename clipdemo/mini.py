@@ -8,7 +8,6 @@ imported at the first encoding, so that a page can show cached embeddings withou
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer
 
 from clipdemo import conse, memory
 from clipdemo.errors import CorruptCheckpointError
+from clipdemo.frameworks import LOADING
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
@@ -48,7 +48,6 @@ class EmbeddedEncoder:
     """The embedded dual encoder; the towers load once, at the first encoding."""
 
     def __init__(self) -> None:
-        self._loading = threading.Lock()
         self._loaded: _Towers | None = None
 
     @cached_property
@@ -154,7 +153,7 @@ class EmbeddedEncoder:
 
     def _towers(self) -> _Towers:
         if self._loaded is None:
-            with self._loading:  # twice at once loads once
+            with LOADING:  # twice at once loads once
                 self._loaded = self._loaded or _Towers(load_image_tower(), load_text_tower())
         return self._loaded
 

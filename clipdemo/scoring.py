@@ -107,6 +107,12 @@ def rank(cosines: FloatArray, background: FloatArray) -> list[Hit]:
     ]
 
 
+def prompts_of(queries: Sequence[Query], templates: Templates) -> list[str]:
+    """The captions that the encoder is given for ``queries``, each once."""
+    terms = (term for query in queries for term in query.terms)
+    return list(dict.fromkeys(prompt for term in terms for prompt in templates.fill(term.text)))
+
+
 def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templates = AS_TYPED) -> FloatArray:
     """(len(queries), dim) unit rows: each term through every template, averaged, weighted and summed.
 
@@ -116,11 +122,7 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templa
     Raises:
         CaptionError: a query whose terms cancel each other out.
     """
-    prompts = list(
-        dict.fromkeys(
-            prompt for query in queries for term in query.terms for prompt in templates.fill(term.text)
-        )
-    )
+    prompts = prompts_of(queries, templates)
     rows: dict[str, FloatArray] = dict(zip(prompts, encoder.encode_captions(prompts), strict=True))
 
     def term_row(text: str) -> FloatArray:

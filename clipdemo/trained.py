@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from clipdemo import memory, similarity, trained_folder
+from clipdemo.frameworks import LOADING
 from clipdemo.similarity import FloatArray
 from clipdemo.towers import AnyImageTower, AnyTextTower
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
@@ -32,7 +33,7 @@ class TrainedEncoder:
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        with memory.lack_in_words(folder.name):
+        with LOADING, memory.lack_in_words(folder.name):
             self._model = trained_folder.load(folder).eval().to(self._device)
         towers = self._model.image_tower, self._model.text_tower
         self.checkpoint = Checkpoint(

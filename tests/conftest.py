@@ -15,6 +15,7 @@ from tiny_checkpoints import (
     save_tiny_bert,
     save_tiny_resnet,
     save_tiny_siglip,
+    save_tiny_siglip2,
     square,
 )
 
@@ -46,6 +47,12 @@ def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of a tiny ResNet and a tiny BERT with random weights."""
     folder = tmp_path_factory.mktemp("towers")
     return save_tiny_resnet(folder / "resnet"), save_tiny_bert(folder / "bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny SigLIP 2 with random weights."""
+    return save_tiny_siglip2(tmp_path_factory.mktemp("tiny-siglip2"))
 
 
 @pytest.fixture(scope="session")

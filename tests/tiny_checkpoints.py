@@ -25,6 +25,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     ResNetConfig,
     ResNetModel,
+    Siglip2Config,
+    Siglip2ImageProcessorPil,
+    Siglip2Model,
+    Siglip2TextConfig,
+    Siglip2VisionConfig,
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
@@ -88,29 +93,36 @@ def save_colour_clip(folder: Path, *, seed: int = 0, dim: int = 16) -> Path:
     return folder
 
 
-def save_tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
-    """A SigLIP of 2+2 layers with random weights and a word-level tokenizer that keeps case apart."""
-    torch.manual_seed(seed)
+def _words() -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that keeps case apart, as that of a SigLIP 2 declared as SigLIP does."""
     words = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "green", "square", "A", "RED"]
     raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
     )
-    text = SiglipTextConfig(
-        vocab_size=len(words),
-        max_position_embeddings=16,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=1,
-        projection_size=32,
-        **_TOWER,
-    )
+
+
+_TEXT = {
+    "vocab_size": 10,
+    "max_position_embeddings": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "projection_size": 32,
+    **_TOWER,
+}
+
+
+def save_tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
+    """A SigLIP of 2+2 layers with random weights and a word-level tokenizer that keeps case apart."""
+    torch.manual_seed(seed)
+    text = SiglipTextConfig(**_TEXT)
     vision = SiglipVisionConfig(image_size=32, patch_size=8, **_TOWER)
     model = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
     model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _words().save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
@@ -154,4 +166,16 @@ def save_sized_clip(folder: Path, layers: int, *, seed: int = 0) -> Path:
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
         folder
     )
+    return folder
+
+
+def save_tiny_siglip2(folder: Path, *, seed: int = 0) -> Path:
+    """A SigLIP 2 of 2+2 layers with random weights that reads images in their own shape (NaFlex)."""
+    torch.manual_seed(seed)
+    text = Siglip2TextConfig(**_TEXT)
+    vision = Siglip2VisionConfig(patch_size=8, num_patches=16, **_TOWER)
+    model = Siglip2Model(Siglip2Config(text_config=text.to_dict(), vision_config=vision.to_dict()))
+    model.eval().save_pretrained(folder)
+    _words().save_pretrained(folder)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
     return folder

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from clipdemo import checkpoints, gallery, sources
+from clipdemo import checkpoints, costs, gallery, sources
 from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore
 from clipdemo.checkpoints import EMBEDDED
+from clipdemo.costs import Stopwatch
 from clipdemo.governor import Governor
 from clipdemo.limits import Limits
 from clipdemo.loading import Loader
@@ -25,6 +26,7 @@ from clipdemo.types import ImageItem, Rejected
 TIME_SLICE = 2.0  # seconds of work between two looks at the grid
 PATIENCE = 0.2  # seconds a visitor's click waits at most for a file that does not come
 MAX_VERDICTS = 500  # on files, and on URLs, that a session keeps
+COMPARED = "compared"  # in the session: checkpoints that the Compare page works with at present
 _DONE = object()
 URL_WORKERS = 6
 
@@ -36,6 +38,7 @@ class Engine:
     limits: Limits
     loader: Loader
     preferred: str
+    stopwatch: Stopwatch
 
 
 @dataclass(eq=False)  # a claim on a checkpoint ends with it, so it is held weakly and by identity
@@ -145,7 +148,8 @@ def engine() -> Engine:
     store = EmbeddingStore(limits.cache_bytes)
     gallery.preload(store)
     loader = Loader(store, governor=Governor(Memory(limits.memory_bytes)))
-    return Engine(limits, loader, checkpoints.preferred())
+    stopwatch = Stopwatch(gallery.sample_items()[: costs.IMAGES], gallery.NEUTRAL_CAPTIONS[: costs.CAPTIONS])
+    return Engine(limits, loader, checkpoints.preferred(), stopwatch)
 
 
 def workspace() -> Workspace:
@@ -174,7 +178,8 @@ def take(shared: Engine, space: Workspace, name: str) -> CachedEncoder | None:
     Whenever the session waits for its turn, the line made here says so.
     """
     st.session_state["queue-line"] = st.empty()
-    shared.loader.use(name, space)
+    first, *others = st.session_state.get(COMPARED) or [name]
+    shared.loader.use(first, space, *others)
     encoder = shared.loader.encoder(name)
     return encoder.watched(_say_queue) if encoder else None
 
@@ -190,8 +195,9 @@ def _say_queue(before: int) -> None:
         line.empty()
 
 
-def warm_up(shared: Engine, chosen: str) -> None:
+def warm_up(shared: Engine, space: Workspace, chosen: str) -> None:
     """Begin loading what this and later visits need, without waiting; harmless to repeat."""
+    shared.loader.use(chosen, space)
     if shared.loader.status(chosen).state == "idle":
         shared.loader.start(chosen)
     # A session on the embedded model has CLIP fetched behind its back, once per process: where it had to make

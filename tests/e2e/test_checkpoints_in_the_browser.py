@@ -9,6 +9,7 @@ from stand_in_hub import Fault, StandInHub
 from clipdemo.checkpoints import CLIP_BASE
 
 pytestmark = pytest.mark.browser
+LOADING = 180_000  # milliseconds; importing torch and transformers takes long where cores are shared
 
 
 def chosen(page):
@@ -88,13 +89,13 @@ def test_a_folder_is_typed_where_the_host_allows_it_and_one_without_a_dual_encod
         page.goto(app)
         page.locator(TILE).first.wait_for()
         type_in(page, str(colour_clip))
-        page.get_by_text("77 tokens").wait_for()
+        page.get_by_text("77 tokens").wait_for(timeout=LOADING)
         assert chosen(page) == colour_clip.name
         assert f"checkpoint={colour_clip.name}" in page.url
         assert str(colour_clip.parent) not in page.url
 
         type_in(page, str(other))
-        page.get_by_text("image-text dual encoders").wait_for()
+        page.get_by_text("image-text dual encoders").wait_for(timeout=LOADING)
         assert chosen(page) == "Embedded model"
 
         type_in(page, str(tmp_path / "absent"))
@@ -119,12 +120,12 @@ def test_a_hub_name_is_typed_and_what_the_host_does_not_allow_is_refused(
         assert chosen(page) == "Embedded model"
 
         type_in(page, "tiny/colours")
-        page.get_by_text("77 tokens").wait_for()
+        page.get_by_text("77 tokens").wait_for(timeout=LOADING)
         assert chosen(page) == "colours"
         assert page.get_by_text("not open to visitors").count() == 0
 
         type_in(page, "tiny/bert")
-        page.get_by_text("of the type 'bert'").wait_for()
+        page.get_by_text("of the type 'bert'").wait_for(timeout=LOADING)
         assert chosen(page) == "Embedded model"
         sent = [each.file for each in hub.requests if each.repo == "tiny/bert"]
         assert "config.json" in sent
@@ -141,6 +142,6 @@ def test_a_link_to_a_hub_name_waits_for_the_visitors_click(browser, page, colour
         settled(page)
         assert not [each for each in hub.requests if each.repo == "tiny/colours"]
         page.get_by_role("button", name="Load it").click()
-        page.get_by_text("77 tokens").wait_for()
+        page.get_by_text("77 tokens").wait_for(timeout=LOADING)
         assert chosen(page) == "colours"
         assert page.get_by_role("button", name="Load it").count() == 0

@@ -235,3 +235,10 @@ def test_a_turn_is_given_back_when_its_work_fails():
 
 def test_captions_are_kept_by_hash_not_by_their_words(counting):
     assert "secret" not in str(caption_key(counting.checkpoint, "a secret"))
+
+
+def test_captions_share_a_batch_with_others_of_their_length_and_come_back_in_order(counting):
+    captions = ["red " * 9, "a blue square", "red", "red " * 9, "a pink square beside a black one"]
+    rows = cached(counting).encode_captions(captions)
+    assert counting.captions == sorted(set(captions), key=len)
+    np.testing.assert_allclose(rows, counting.encoder.encode_captions(captions), atol=1e-5)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -112,3 +114,18 @@ def test_an_error_nobody_foresaw_is_a_failure_not_an_endless_wait(store):
     loader = Loader(store, broken)
     loader.start("owner/name")
     assert loader.wait("owner/name").state == "failed"
+
+
+def test_two_checkpoints_begun_at_once_in_a_fresh_process_both_load(colour_clip):
+    """transformers' lazy names are not safe in two threads; where it was imported before, nothing shows."""
+    program = (
+        "from clipdemo.cache import EmbeddingStore\n"
+        "from clipdemo.loading import Loader\n"
+        "loader = Loader(EmbeddingStore(10**6))\n"
+        f"names = ['embedded', {str(colour_clip)!r}]\n"
+        "for name in names: loader.start(name)\n"
+        "told = [loader.wait(name) for name in names]\n"
+        "assert [status.state for status in told] == ['ready', 'ready'], told\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 from stand_in_hub import StandInHub
@@ -12,10 +13,12 @@ from training import run, write_pairs
 from clipdemo import load_encoder, recipes, trained_folder
 from clipdemo.cache import EmbeddingStore
 from clipdemo.errors import CheckpointError, CorruptCheckpointError, NotEnoughMemoryError
+from clipdemo.frameworks import LOADING
 from clipdemo.governor import Governor
 from clipdemo.loading import Loader
 from clipdemo.memory import Memory, Room, need
 from clipdemo.recipes import EMBEDDED, Recipe
+from clipdemo.trained import TrainedEncoder
 
 MB = 10**6
 
@@ -114,6 +117,17 @@ def test_a_loader_holds_a_trained_folder_and_releases_it(saved, colour_items):
     encoder.release()
     assert (encoder.encode_images(colour_items) == rows).all()  # what it encoded can still be had
     assert encoder.released
+
+
+def test_it_loads_while_no_other_checkpoint_does(saved):
+    loaded = []
+    thread = threading.Thread(target=lambda: loaded.append(TrainedEncoder(saved)))
+    with LOADING:
+        thread.start()
+        thread.join(1)
+        assert not loaded
+    thread.join()
+    assert loaded
 
 
 def test_one_that_does_not_fit_is_refused_before_torch_is_imported(saved):

@@ -1,0 +1,92 @@
+"""clipdemo as a contender: the code that its pages and commands run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import Contender
+from benchmarks.web import Pair, network_to
+from clipdemo import gallery, load_encoder, score_matrix, sources
+from clipdemo.audit import judge
+from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore, Turns
+from clipdemo.fetch import fetch_bytes
+from clipdemo.footprint import Footprint
+from clipdemo.ledger import Ledger
+from clipdemo.limits import Limits
+from clipdemo.pairs import Plan, score_table
+from clipdemo.scoring import background
+from clipdemo.sources import Source
+from clipdemo.tables import open_table
+from clipdemo.types import ImageItem
+
+
+class Clipdemo(Contender):
+    """The engine of the app: decoding in threads, a cached encoder."""
+
+    remembers = True
+
+    def __init__(self, checkpoint: Path | str) -> None:
+        self.bare = load_encoder(checkpoint, device="cpu")
+        self.forget()
+
+    def forget(self) -> None:
+        """A new store."""
+        self.encoder = CachedEncoder(self.bare, EmbeddingStore(Limits().cache_bytes), Turns())
+
+    def decode(self, files: Sequence[bytes]) -> list[Any]:
+        """The small copies a session holds."""
+        return list(_decoded(files))
+
+    def scores(self, images: Sequence[Any], captions: Sequence[str]) -> Any:
+        """What a page asks for."""
+        return score_matrix(self.encoder, images, captions).probabilities()
+
+    def cold(self, files: Sequence[bytes], captions: Sequence[str]) -> Any:
+        """As the pages do: the next files are decoded while a batch is encoded."""
+        items: list[ImageItem] = []
+        for item in _decoded(files):
+            items.append(item)
+            if len(items) % BATCH == 0:
+                self.encoder.encode_images(items[-BATCH:])
+        return self.scores(items, captions)
+
+    def captions(self, captions: Sequence[str]) -> Any:
+        """(n, dim) unit rows."""
+        return self.encoder.encode_captions(captions)
+
+    def embed(self, files: Sequence[bytes]) -> Any:
+        """Files to unit rows."""
+        return self.encoder.encode_images(list(_decoded(files)))
+
+    def rows(self, port: int, pairs: Sequence[Pair]) -> Any:
+        """The whole of ``clipdemo pairs``: fetched as URLs are, scored, ranked among all rivals, judged."""
+        text = io.StringIO()
+        csv.writer(text).writerows([("image", "caption"), *((pair.url, pair.caption) for pair in pairs)])
+        data = text.getvalue().encode()
+        table = open_table("table.csv", lambda: io.BytesIO(data))
+        limits, network = Limits(), network_to(port)
+        footprint = Footprint()
+
+        def locate(url: str) -> Source:
+            return Source(url, "url", lambda: fetch_bytes(url, limits, network=network))
+
+        with tempfile.TemporaryDirectory() as scratch:
+            ledger = Ledger(Path(scratch) / "progress")
+            for _ in score_table(table, locate, self.bare, ledger, footprint, Plan(limits)):
+                pass
+            scale = background(self.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS).captions
+            found = list(judge(table, ledger, self.bare.checkpoint, scale, footprint).rows())
+            ledger.close()
+        return found
+
+
+def _decoded(files: Sequence[bytes]) -> Iterator[ImageItem]:
+    named = (sources.from_bytes(f"{number}.jpg", data, "upload") for number, data in enumerate(files))
+    for thing in sources.load(named, Limits()):
+        assert isinstance(thing, ImageItem), thing  # noqa: S101 - our own photographs
+        yield thing

@@ -1,0 +1,75 @@
+"""Script time of a rerun with a full workspace: the real pages, run by Streamlit's own script runner.
+
+Timed inside the script, from its first line to its last, so neither the runner's waiting nor a browser counts.
+The workspace is really encoded by the embedded model. Run as a module; prints one object of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from streamlit.testing.v1 import AppTest
+
+from benchmarks.machine import resident_megabytes
+from benchmarks.photographs import SMALL, captions, photographs
+from clipdemo import decode_image
+from clipdemo.checkpoints import EMBEDDED
+from clipdemo.ui.state import Engine, Workspace
+
+
+def script() -> None:
+    """The entry file without its navigation, which Streamlit's test runner cannot follow."""
+    import time
+
+    started = time.perf_counter()
+    import streamlit as st
+
+    from benchmarks.reruns import fill
+    from clipdemo.ui import inputs, state
+    from clipdemo.ui.pages import matrix, rank
+
+    shared, space = state.engine(), state.workspace()
+    if not space.items:
+        fill(shared, space, st.session_state["wanted"])
+    view = inputs.sidebar(shared, space)
+    (rank if st.session_state["page"] == "Rank" else matrix).show(view)
+    state.work(view, space, shared.limits)
+    st.session_state["seconds"] = time.perf_counter() - started
+
+
+def fill(shared: Engine, space: Workspace, wanted: tuple[int, int]) -> None:
+    """Bring photographs and encode them and the captions."""
+    images, texts = wanted
+    for number, data in enumerate(photographs(images, SMALL)):
+        item = decode_image(data, f"{number}.jpg")
+        space.items[item.sha256] = item
+    encoder = shared.loader.encoder(EMBEDDED)
+    assert encoder  # noqa: S101 - the embedded one always is
+    encoder.encode_images(list(space.items.values()))
+    encoder.encode_captions(captions(texts))
+
+
+def reruns(images: int, texts: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds of ``repeats`` reruns of each page; ``images`` are besides the samples."""
+    app = AppTest.from_function(script, default_timeout=600)
+    app.session_state["page"] = "Rank"
+    app.session_state["wanted"] = (images, texts)
+    app.run()
+    app.text_area(key="captions").set_value("\n".join(captions(texts))).run()
+    seconds: dict[str, list[float]] = {"Rank": [], "Matrix": []}
+    for turn in range(repeats + 1):
+        for page, taken in seconds.items():
+            app.session_state["page"] = page
+            app.run()
+            if app.exception:
+                raise RuntimeError(app.exception[0].message)
+            taken.append(app.session_state["seconds"])
+            if not turn:
+                taken.clear()  # the first time a page is drawn, it imports and makes figures
+    return seconds
+
+
+if __name__ == "__main__":
+    figures = reruns(*map(int, sys.argv[1:4]))
+    print(json.dumps({**figures, "megabytes": resident_megabytes()}))

@@ -1,0 +1,106 @@
+"""A contender in a process of its own: ``Worker`` starts it and asks; run as a module, this file answers.
+
+One line of JSON each way. A worker that is not asked anything costs no processor time, so alternatives can be
+timed turn by turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+_PREFIX = "answer: "  # libraries print, too
+
+
+class WorkerError(Exception):
+    """A contender that cannot run here; the message is its own."""
+
+
+class Worker:
+    """A contender, loading from now on; ``wait`` before the first question.
+
+    Args:
+        name: a key of ``CONTENDERS``.
+        checkpoint: folder of the common checkpoint.
+        extra: a folder that only this process may import from, or None.
+    """
+
+    def __init__(self, name: str, checkpoint: Path, extra: Path | None = None) -> None:
+        self.name = name
+        command = [sys.executable, "-m", "benchmarks.worker", name, str(checkpoint), str(extra or "")]
+        settings = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TQDM_DISABLE": "1"}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, **settings},
+        )
+
+    def wait(self) -> None:
+        """Until it is loaded.
+
+        Raises:
+            WorkerError: it cannot run here.
+        """
+        self._answer()
+
+    def ask(self, step: str, **given: Any) -> dict[str, Any]:
+        """Have a step done; gives its figures, "megabytes" held afterwards among them.
+
+        Raises:
+            WorkerError: it failed.
+        """
+        assert self._process.stdin  # noqa: S101 - a pipe
+        print(json.dumps({"step": step, **given}), file=self._process.stdin, flush=True)
+        return self._answer()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout  # noqa: S101 - a pipe
+        for line in self._process.stdout:
+            if line.startswith(_PREFIX):
+                answer: dict[str, Any] = json.loads(line.removeprefix(_PREFIX))
+                if "error" in answer:
+                    raise WorkerError(answer["error"])
+                return answer
+        raise WorkerError(f"{self.name} ended")
+
+
+def main(name: str, checkpoint: str, extra: str) -> None:
+    """Load a contender and answer until nobody asks any more."""
+    if extra:
+        sys.path.append(extra)
+    from benchmarks import steps
+    from benchmarks.machine import resident_megabytes
+
+    def answer(figures: dict[str, Any]) -> None:
+        print(_PREFIX + json.dumps({**figures, "megabytes": resident_megabytes()}), flush=True)
+
+    try:
+        contender = steps.load(name, Path(checkpoint))
+    except (ImportError, OSError, RuntimeError, ValueError, TypeError) as error:
+        answer({"error": f"{type(error).__name__}: {error}"})
+        return
+    answer({})
+    for line in sys.stdin:
+        given = json.loads(line)
+        step = given.pop("step")
+        try:
+            answer(getattr(steps, step)(contender, **given))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other contenders go on
+            answer({"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
