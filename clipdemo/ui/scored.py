@@ -37,11 +37,13 @@ def score(view: View) -> Scored | None:
     if view.encoder is None:
         views.show_waiting(view.checkpoint)
         return None
-    items = view.ready_items()
     if not view.items:
         st.info(
             "No images yet. Choose a sample gallery in the sidebar, or add your own.", icon=":material/image:"
         )
+        return None
+    if not view.ready_items():
+        st.skeleton(height=240)
         return None
     # Slots of their own: what comes and goes in them must not shift what is below.
     spinner, progress = st.empty(), st.empty()
@@ -49,13 +51,12 @@ def score(view: View) -> Scored | None:
         spinner,
         st.spinner("Scoring the captions; the first time, the model is loaded too …", show_time=True),
     ):
-        matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
         scale = background(
             view.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS, templates=view.templates
         )
-    if not items:
-        st.skeleton(height=240)
-        return None
+        # After the background, which encodes the samples: with nothing left to encode, no other run shows them.
+        items = view.ready_items()
+        matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
     if len(items) < len(view.items):
         progress.caption(
             f":material/hourglass_top: Showing the {len(items)} of {len(view.items)} images encoded so far."
