@@ -183,3 +183,12 @@ def test_a_trained_folder_ranks_like_any_checkpoint(run_app, tiny_towers, tmp_pa
     assert found is not None
     samples = gallery.sample_items()
     assert len(found.missing(samples)) < len(samples)  # the page ranks the samples with it
+
+
+def test_a_switch_of_the_checkpoint_ends_with_the_samples_on_the_page(run_app, colour_clip):
+    app = run_app(CLIPDEMO_CHECKPOINT=str(colour_clip))
+    assert engine().loader.wait(str(colour_clip)).state == "ready"
+    app.run()
+    assert not app.exception
+    tiles = [button for button in app.button if button.label == "Score card"]
+    assert len(tiles) >= len(gallery.samples())
