@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from clipdemo import hub
+from clipdemo import hub, recipes
 from clipdemo.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, title
 from clipdemo.errors import (
     CheckpointError,
@@ -100,11 +100,11 @@ def load_encoder(
     if not isinstance(name, str | os.PathLike):
         raise CheckpointNotFoundError(f"{name!r} is no name of a checkpoint; give a hub name or a folder")
     if isinstance(name, os.PathLike):
-        return _load_folder(Path(name), device, gate)
+        return _load_folder(Path(name), device, on_progress, gate)
     if name == EMBEDDED:
         return EmbeddedEncoder()
     if _is_folder(name):
-        return _load_folder(Path(name), device, gate)
+        return _load_folder(Path(name), device, on_progress, gate)
     if not hub.is_name(name):
         raise CheckpointNotFoundError(
             f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
@@ -150,7 +150,7 @@ def download_bytes(name: str, revision: str) -> int | None:
 
 
 def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: Gate | None) -> Encoder:
-    device = _passed(gate, name, snapshot.folder, device)
+    device = _passed(gate, name, partial(weight_bytes, snapshot.folder), device)
     from clipdemo.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
@@ -159,16 +159,16 @@ def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: Gate | 
     return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=device)
 
 
-def _passed(gate: Gate | None, name: str, folder: Path, device: str) -> str:
-    """The device to load on, once there is memory for the weights."""
+def _passed(gate: Gate | None, name: str, weigh: Callable[[int], int], device: str) -> str:
+    """The device to load on, once there is memory for the weights; ``weigh`` tells their bytes by a number's."""
     if gate:
-        gate.judge(name, weight_bytes(folder, 4))
+        gate.judge(name, weigh(4))
     device = pick_device(device)
     with LOADING:
         import clipdemo.encoder  # noqa: F401 - takes seconds and memory that are not the checkpoint's own
 
     if gate:
-        gate.admit(name, weight_bytes(folder, 2 if device == "cuda" else 4), device)
+        gate.admit(name, weigh(2 if device == "cuda" else 4), device)
     return device
 
 
@@ -202,9 +202,13 @@ def peak_gpu_bytes() -> int | None:
     return int(torch.cuda.max_memory_allocated())
 
 
-def _load_folder(folder: Path, device: str, gate: Gate | None) -> Encoder:
+def _load_folder(
+    folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
+) -> Encoder:
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"there is no folder {folder.name!r}")
+    if recipes.is_trained(folder):
+        return _load_trained(folder, device, on_progress, gate)
     try:
         fingerprint = _fingerprint(folder)
     except OSError as error:
@@ -212,11 +216,28 @@ def _load_folder(folder: Path, device: str, gate: Gate | None) -> Encoder:
             f"the files of {folder.name} cannot be read ({error.strerror})"
         ) from error
     # Visitors see the id: the folder's name, not the server's path.
-    device = _passed(gate, str(folder), folder, device)
+    device = _passed(gate, str(folder), partial(weight_bytes, folder), device)
     from clipdemo.encoder import Origin, TransformersEncoder
 
     origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
     return TransformersEncoder(folder, origin, device=device)
+
+
+def _load_trained(
+    folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
+) -> Encoder:
+    name, recipe = str(folder), recipes.read_recipe(folder)
+    recipes.bring_towers(recipe, on_progress, partial(gate.judge, name) if gate else None)
+    try:
+        weights = recipes.weight_bytes(folder, recipe)
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"the files of {folder.name} cannot be read ({error.strerror})"
+        ) from error
+    device = _passed(gate, name, lambda _: weights, device)  # float32 on every device
+    from clipdemo.trained import TrainedEncoder
+
+    return TrainedEncoder(folder, device=device)
 
 
 def _is_folder(name: str) -> bool:

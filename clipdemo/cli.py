@@ -5,22 +5,28 @@ Nothing heavy is imported before a command needs it; ``clipdemo --help`` never i
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipdemo.errors import ClipdemoError
+from clipdemo import train_cli
+from clipdemo.terminal import (
+    SOME_FAILED,
+    AsJson,
+    BatchSize,
+    Checkpoint,
+    Device,
+    OnDevice,
+    Shown,
+    Workers,
+    open_encoder,
+    words,
+)
 
 if TYPE_CHECKING:
     from clipdemo.scored_images import ScoredImages
     from clipdemo.types import Encoder
-
-SOME_FAILED, UNUSABLE = 1, 2
 
 app = typer.Typer(
     help="How well images and captions match under CLIP.",
@@ -31,21 +37,6 @@ app = typer.Typer(
 )
 
 
-class Device(StrEnum):
-    """Where a checkpoint runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-Checkpoint = Annotated[
-    str, typer.Option(help="'embedded', a Hugging Face hub name, or a local folder.", show_default=True)
-]
-OnDevice = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Images of one forward pass.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that fetch and decode.")]
 Captions = Annotated[list[str] | None, typer.Option("--caption", help="A caption; give it several times.")]
 CaptionFile = Annotated[Path | None, typer.Option(help="A text file with one caption a line.")]
 Template = Annotated[
@@ -92,7 +83,7 @@ def pairs(
     from clipdemo.config import Config, read_config
     from clipdemo.table_run import TableRun, run_table
 
-    with _words():
+    with words():
         file = read_config(config) if config else Config()
         source = table or file.csv_path
         if source is None:
@@ -111,8 +102,8 @@ def pairs(
             resume=resume,
         )
         name = checkpoint or file.pretrained_model or "embedded"
-        with _progress_bar("rows") as show:
-            result = run_table(wanted, lambda: _encoder(name, device), show)
+        with Shown("rows") as show:
+            result = run_table(wanted, lambda: open_encoder(name, device), show)
     typer.echo(result.as_json() if as_json else result.as_text())
     if result.summary.failed:
         raise typer.Exit(SOME_FAILED)
@@ -133,9 +124,11 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank images for captions, best first."""
-    with _words():
+    with words():
         texts = _texts(caption, captions)
-        scored = _score(images, texts, template or [], _encoder(checkpoint, device), (batch_size, workers))
+        scored = _score(
+            images, texts, template or [], open_encoder(checkpoint, device), (batch_size, workers)
+        )
         if output:
             _write(output, scored.ranking_csv())
     typer.echo(scored.ranking_json(top) if as_json else scored.ranking_text(top))
@@ -157,9 +150,11 @@ def matrix(
     as_json: AsJson = False,
 ) -> None:
     """Print the cosine of every image with every caption, as CSV."""
-    with _words():
+    with words():
         texts = _texts(caption, captions)
-        scored = _score(images, texts, template or [], _encoder(checkpoint, device), (batch_size, workers))
+        scored = _score(
+            images, texts, template or [], open_encoder(checkpoint, device), (batch_size, workers)
+        )
         if figure:
             _write(figure, scored.matrix_png())
         if output:
@@ -169,6 +164,10 @@ def matrix(
     elif output is None:
         typer.echo(scored.matrix_csv().decode("utf-8-sig"), nl=False)
     _tell_left_out(scored)
+
+
+app.command()(train_cli.train)
+app.command()(train_cli.evaluate)
 
 
 @app.command()
@@ -184,22 +183,12 @@ def main() -> None:
     app(prog_name="clipdemo")
 
 
-def _encoder(name: str, device: Device) -> Encoder:
-    from clipdemo.checkpoints import load_encoder
-    from clipdemo.governor import Governor
-    from clipdemo.limits import Limits
-    from clipdemo.memory import Memory
-
-    gate = Governor(Memory(Limits.from_environment().memory_bytes))
-    return load_encoder(name, device=device.value, gate=gate)
-
-
 def _score(
     images: list[str], texts: list[str], templates: list[str], encoder: Encoder, pace: tuple[int, int]
 ) -> ScoredImages:
     from clipdemo.scored_images import score_images
 
-    with _progress_bar("images") as show:
+    with Shown("images") as show:
         return score_images(images, texts, templates, encoder, pace, show)
 
 
@@ -232,50 +221,3 @@ def _tell_left_out(scored: ScoredImages) -> None:
         typer.echo(f"left out: {line}", err=True)
     if scored.rejected:
         raise typer.Exit(SOME_FAILED)
-
-
-@contextmanager
-def _words() -> Iterator[None]:
-    """Our errors become one sentence on standard error and exit code 2; Ctrl-C becomes 130."""
-    try:
-        yield
-    except ClipdemoError as error:
-        typer.echo(f"clipdemo: {error}", err=True)
-        raise typer.Exit(UNUSABLE) from error
-    except KeyboardInterrupt as error:
-        typer.echo("clipdemo: stopped", err=True)
-        raise typer.Exit(130) from error
-
-
-class Shown:
-    """A progress bar on standard error, drawn only where someone is looking."""
-
-    def __init__(self, unit: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._bar.add_task(unit, total=None, rate="")
-
-    def __call__(self, done: int, total: int | None, rate: float) -> None:
-        """Show how far it is."""
-        self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f}/s")
-
-    def __enter__(self) -> Shown:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
-def _progress_bar(unit: str) -> Shown:
-    return Shown(unit)

@@ -46,12 +46,18 @@ def embed_images(features: FloatArray, class_logits: FloatArray) -> FloatArray:
     kept = np.where(shares >= weakest_kept, shares, 0)
     weights = (kept / kept.sum(axis=-1, keepdims=True)).mean(axis=1)
     classes = _classes()
-    return similarity.unit(weights @ (classes - classes.mean(axis=0)))
+    return similarity.unit(weights @ (classes - centre()))
 
 
 def embed_captions(sentences: FloatArray) -> FloatArray:
     """Embeddings of captions, (n, 384) unit rows, from the text tower's (n, 384) unit rows."""
-    return similarity.unit(sentences - _classes().mean(axis=0))
+    return similarity.unit(sentences - centre())
+
+
+def centre() -> FloatArray:
+    """(384,) mean of the class embeddings; both sides are seen from there."""
+    middle: FloatArray = _classes().mean(axis=0)
+    return middle
 
 
 def fingerprint() -> str:

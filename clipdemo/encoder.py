@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,7 +31,7 @@ from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 transformers.utils.logging.disable_progress_bar()
 
-_BROKEN = (
+BROKEN = (
     OSError,
     ValueError,
     LookupError,
@@ -109,7 +109,7 @@ class TransformersEncoder:
                 self._model: Any = model.eval().to(self._device)
                 self._limit = int(model.config.text_config.max_position_embeddings)
                 self.checkpoint = self._describe(origin)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise CorruptCheckpointError(
                 f"the files of {origin.id} are broken or incomplete; remove its folder and load it again "
                 f"({type(error).__name__})"
@@ -131,6 +131,20 @@ class TransformersEncoder:
         """Of the weights and the forward pass."""
         return str(self._dtype).removeprefix("torch.")
 
+    @property
+    def model(self) -> Any:
+        """The transformers model itself, for training."""
+        return self._model
+
+    def save(self, folder: Path) -> None:
+        """Write everything that this class reads.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        for part in (self._model, self._processor, self._tokenizer):
+            part.save_pretrained(folder)
+
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows."""
         if not items:
@@ -149,7 +163,7 @@ class TransformersEncoder:
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the image tower is fed: pixel values, and for NaFlex checkpoints masks and shapes."""
-        usable = [_no_strip(image) for image in images]
+        usable = [no_strip(image) for image in images]
         if self._recipe:
             pixels = torch.from_numpy(self._recipe.pixels(usable))
             return {"pixel_values": pixels.to(self._device, self._dtype)}
@@ -178,15 +192,7 @@ class TransformersEncoder:
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """What of ``caption`` is read and what is cut off."""
-        used = self._count(caption)
-        if used <= self._limit:
-            return CaptionTokens(used, self._limit, caption, "")
-        # Token counts grow with the text, so the longest prefix that fits is found by halving.
-        low, high = 0, len(caption)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self._count(caption[:middle]) <= self._limit else (low, middle - 1)
-        return CaptionTokens(used, self._limit, caption[:low], caption[low:])
+        return tokens_read(caption, self._limit, self._count)
 
     def _prepared(self, caption: str) -> str:
         # SigLIP was trained on lower case, and SigLIP 2 files often declare themselves SigLIP, whose
@@ -219,7 +225,20 @@ class TransformersEncoder:
         )
 
 
-def _no_strip(image: Image.Image) -> Image.Image:
+def tokens_read(caption: str, limit: int, count: Callable[[str], int]) -> CaptionTokens:
+    """What of ``caption`` is read by a model of ``limit`` tokens; ``count`` says how many a text has."""
+    used = count(caption)
+    if used <= limit:
+        return CaptionTokens(used, limit, caption, "")
+    # Token counts grow with the text, so the longest prefix that fits is found by halving.
+    low, high = 0, len(caption)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if count(caption[:middle]) <= limit else (low, middle - 1)
+    return CaptionTokens(used, limit, caption[:low], caption[low:])
+
+
+def no_strip(image: Image.Image) -> Image.Image:
     """The middle of an image longer than 20 times its width.
 
     The processors enlarge the shorter side to the model's; a strip of one pixel would fill the memory.

@@ -19,6 +19,7 @@
     ├── SettingError            a CLIPDEMO_* variable or a configuration file with an unusable value
     ├── OutputError             a file that cannot be written
     ├── LedgerError             the progress of a run that cannot be kept or resumed
+    ├── TrainingError           a training run that cannot go on
     └── CheckpointError         a checkpoint that cannot be used
         ├── CheckpointNotFoundError
         ├── UnsupportedCheckpointError
@@ -124,6 +125,10 @@ class OutputError(ClipdemoError):
 
 class LedgerError(ClipdemoError):
     """The progress of a run that cannot be kept, or does not fit the run that wants to resume."""
+
+
+class TrainingError(ClipdemoError):
+    """A training run that cannot begin or go on: too few pairs, no number as loss, too little memory."""
 
 
 class CheckpointError(ClipdemoError):

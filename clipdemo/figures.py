@@ -38,12 +38,12 @@ def grid_png(
     draw = ImageDraw.Draw(canvas)
     top = 0
     for (heading, hits), height in zip(sections, heights, strict=True):
-        _write(draw, (_GAP, top + 16), heading, 24, width - 2 * _GAP)
+        write_line(draw, (_GAP, top + 16), heading, 24, width - 2 * _GAP)
         for place, hit in enumerate(hits):
             corner = _GAP + place % columns * (_TILE + _GAP), top + 56 + place // columns * tile
             _draw_tile(canvas, draw, corner, hit, items[hit.index])
         top += height
-    _write(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
+    write_line(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
     out = io.BytesIO()
     canvas.save(out, "PNG")
     return out.getvalue()
@@ -84,21 +84,21 @@ def matrix_png(  # noqa: PLR0913 - a drawing has many captions; all but three go
     width = max(760, left + across * wide + _GAP)
     canvas = Image.new("RGB", (width, top + count * cell + 56), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    _write(draw, (_GAP, 14), title, 24, width - 2 * _GAP)
+    write_line(draw, (_GAP, 14), title, 24, width - 2 * _GAP)
     _draw_bar(canvas, draw, sheet)
     if values.size:
         cells = _coloured(sheet).resize((across * wide, count * cell), Image.Resampling.NEAREST)
         canvas.paste(cells, (left, top))
     for row, name in enumerate(row_names):
         middle = top + row * cell + cell // 2 - 8
-        _write(draw, (_GAP, middle), name, 13, 180)
+        write_line(draw, (_GAP, middle), name, 13, 180)
         if row_thumbnails:
             canvas.paste(_square(row_thumbnails[row], cell), (left - cell, top + row * cell))
     for column, name in enumerate(column_names):
         _write_up(canvas, (left + column * wide + wide // 2 - 9, top - 6), name)
     if wide >= 40 and cell >= 20:
         _write_numbers(draw, sheet, (left, top), (wide, cell))
-    _write(draw, (_GAP, canvas.height - 34), footer, 14, width - 2 * _GAP, _FAINT)
+    write_line(draw, (_GAP, canvas.height - 34), footer, 14, width - 2 * _GAP, _FAINT)
     out = io.BytesIO()
     canvas.save(out, "PNG")
     return out.getvalue()
@@ -117,7 +117,7 @@ def _coloured(sheet: Sheet) -> Image.Image:
 def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, sheet: Sheet) -> None:
     """The colours from dull to bright, the unit above and the numbers below."""
     left, top, width = _GAP, 78, 320
-    _write(draw, (left, top - 24), sheet.unit, 15, width)
+    write_line(draw, (left, top - 24), sheet.unit, 15, width)
     ramp = Sheet(np.linspace(0, 1, width, dtype=np.float32)[None], "", 0.0, 1.0, 0)
     canvas.paste(_coloured(ramp).resize((width, 16)), (left, top))
     for place in (0.0, 0.5, 1.0):
@@ -134,7 +134,7 @@ def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, sheet: Sheet) -> N
 def _write_up(canvas: Image.Image, foot: tuple[int, int], text: str) -> None:
     """A line of text that reads from bottom to top and ends at most 160 pixels above ``foot``."""
     line = Image.new("RGB", (160, 18), _PAPER)
-    _write(ImageDraw.Draw(line), (0, 1), text, 13, 160)
+    write_line(ImageDraw.Draw(line), (0, 1), text, 13, 160)
     canvas.paste(line.rotate(90, expand=True), (foot[0], foot[1] - 160))
 
 
@@ -185,14 +185,15 @@ def _draw_tile(
         fitted = thumbnail.convert("RGB")
     fitted.thumbnail((_TILE, _TILE))
     canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
-    _write(draw, (left, top + _TILE + 6), f"{hit.rank}  {item.name}", 17, _TILE)
+    write_line(draw, (left, top + _TILE + 6), f"{hit.rank}  {item.name}", 17, _TILE)
     score = f"cosine {hit.cosine:.3f} · percentile {hit.whole_percentile}"
-    _write(draw, (left, top + _TILE + 28), score, 15, _TILE, _FAINT)
+    write_line(draw, (left, top + _TILE + 28), score, 15, _TILE, _FAINT)
 
 
-def _write(
+def write_line(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, room: int, ink: str = _INK
 ) -> None:
+    """One line of text, cut off with an ellipsis where it would need more than ``room`` pixels."""
     font = _font(size)
     line = " ".join(text.split())
     if draw.textlength(line, font) > room:
@@ -235,11 +236,11 @@ def contact_sheet_png(tiles: Sequence[Tile], footer: str, columns: int = 5) -> b
                 fitted = ImageOps.contain(thumbnail.convert("RGB"), (_TILE, _TILE))
             canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
         first, second = _two_lines(draw, one.caption, 16, _TILE)
-        _write(draw, (left, top + _TILE + 6), first, 16, _TILE)
-        _write(draw, (left, top + _TILE + 26), second, 16, _TILE)
-        _write(draw, (left, top + _TILE + 48), one.score, 14, _TILE, _FAINT)
-        _write(draw, (left, top + _TILE + 66), one.flag, 14, _TILE, _WARNING)
-    _write(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
+        write_line(draw, (left, top + _TILE + 6), first, 16, _TILE)
+        write_line(draw, (left, top + _TILE + 26), second, 16, _TILE)
+        write_line(draw, (left, top + _TILE + 48), one.score, 14, _TILE, _FAINT)
+        write_line(draw, (left, top + _TILE + 66), one.flag, 14, _TILE, _WARNING)
+    write_line(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
     out = io.BytesIO()
     canvas.save(out, "PNG")
     return out.getvalue()

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -49,6 +49,12 @@ SMALL_FILES = (
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
+# What a model must bring beside configuration and weights -> any of these files.
+Needs = Mapping[str, tuple[str, ...]]
+IMAGES: Needs = {"image processor": PROCESSORS}
+CAPTIONS: Needs = {"tokenizer": TOKENIZERS}
+BOTH: Needs = {**IMAGES, **CAPTIONS}
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -58,7 +64,7 @@ class Snapshot:
     revision: str
 
 
-def find(name: str, revision: str | None = None) -> Snapshot | None:
+def find(name: str, revision: str | None = None, *, needs: Needs = BOTH) -> Snapshot | None:
     """The complete local copy of a checkpoint, if there is one; no network, well under a millisecond.
 
     Its weights may be pickled (``pytorch_model.bin``): whoever loads them decides whether they are trusted.
@@ -66,6 +72,7 @@ def find(name: str, revision: str | None = None) -> Snapshot | None:
     Args:
         name: hub name, owner/name.
         revision: branch, tag or commit; the default branch when None.
+        needs: what the model must bring; a single tower has a processor or a tokenizer only.
     """
     revision = revision or "main"
     if not _well_spelled(name, revision):
@@ -82,7 +89,7 @@ def find(name: str, revision: str | None = None) -> Snapshot | None:
         names = {path.name for path in folder.iterdir() if path.is_file()}
     except OSError:
         return None
-    if _lacks(names) or not _whole_weights(folder, names):
+    if _lacks(names, needs) or not _whole_weights(folder, names):
         return None
     return Snapshot(folder, commit)
 
@@ -93,6 +100,7 @@ def download(
     revision: str | None = None,
     allow_pickle: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    needs: Needs = BOTH,
     judge: Callable[[int], None] | None = None,
 ) -> Snapshot:
     """Bring a checkpoint's files into the Hugging Face cache; each is checked against the hub's checksum first.
@@ -105,6 +113,7 @@ def download(
         revision: branch, tag or commit; the default branch when None.
         allow_pickle: take ``pytorch_model.bin`` where there is no safetensors file; for names we trust.
         on_progress: called in this thread, at most ten times a second; what it raises ends the download.
+        needs: as in :func:`find`.
         judge: told the bytes of the weights before anything is fetched; what it raises ends the download.
 
     Raises:
@@ -119,7 +128,7 @@ def download(
         raise HubUnreachableError(OFFLINE.format(name=name))
     with failures_in_words(name, revision):
         commit, listed = _ask_hub(name, revision)
-        files, repo = _choose(name, listed, allow_pickle=allow_pickle), _repo_folder(name)
+        files, repo = _choose(name, listed, needs, allow_pickle=allow_pickle), _repo_folder(name)
         if judge:
             judge(sum(file.size for file in files if file.name.endswith((".safetensors", ".bin"))))
         _check_disk(name, files, repo)
@@ -127,7 +136,7 @@ def download(
         for file in files:
             blob = repo / "blobs" / file.digest
             bring(name, commit, file, blob, meter, endpoint=_endpoint())
-            if file.name == CONFIG:  # comes first: what is no dual encoder is refused before its weights come
+            if file.name == CONFIG and needs == BOTH:  # first: no dual encoder, no weights fetched
                 read_family(blob, name)
         return _publish(repo, revision, commit, files)
 
@@ -160,13 +169,12 @@ def _endpoint() -> str:
     return (os.getenv("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def _lacks(names: Collection[str]) -> str | None:
-    """The first thing a dual encoder of transformers needs, weights aside, and these files do not have."""
+def _lacks(names: Collection[str], needs: Needs) -> str | None:
+    """The first thing such a model of transformers needs, weights aside, and these files do not have."""
     if CONFIG not in names:
         return CONFIG
-    if not any(name in names for name in PROCESSORS):
-        return "image processor"
-    return None if any(name in names for name in TOKENIZERS) else "tokenizer"
+    missing = (what for what, files in needs.items() if not any(name in names for name in files))
+    return next(missing, None)
 
 
 def _whole_weights(folder: Path, names: Collection[str]) -> bool:
@@ -179,12 +187,12 @@ def _whole_weights(folder: Path, names: Collection[str]) -> bool:
     return WEIGHTS in names or PICKLE in names
 
 
-def _choose(name: str, listed: Collection[File], *, allow_pickle: bool) -> list[File]:
+def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: bool) -> list[File]:
     """The files to bring, config.json first: never code, nothing from subfolders, one kind of weights."""
     names = {file.name for file in listed}
-    if lacking := _lacks(names):
+    if lacking := _lacks(names, needs):
         raise UnsupportedCheckpointError(
-            f"{name} has no {lacking}; clipdemo reads dual encoders in the transformers layout"
+            f"{name} has no {lacking}; clipdemo reads models in the transformers layout"
         )
     wanted: tuple[str, ...]
     if WEIGHTS in names:

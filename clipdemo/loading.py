@@ -16,6 +16,7 @@ from typing import Literal
 from clipdemo.cache import CachedEncoder, EmbeddingStore, Turns
 from clipdemo.checkpoints import EMBEDDED, download_bytes, load_encoder
 from clipdemo.errors import CheckpointError
+from clipdemo.frameworks import LOADING
 from clipdemo.governor import Governor
 from clipdemo.hub import Progress
 from clipdemo.memory import Memory
@@ -158,7 +159,8 @@ class Loader:
             self.governor.leave(name)
 
     def _warm_up_embedded(self) -> None:
-        import clipdemo.encoder  # noqa: F401 - the frameworks take seconds that are not the model's own
+        with LOADING:
+            import clipdemo.encoder  # noqa: F401 - the frameworks take seconds that are not the model's own
 
         encoder = self._known[EMBEDDED]
         started = time.perf_counter()

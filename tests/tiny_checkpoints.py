@@ -12,13 +12,19 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
+    ConvNextImageProcessorPil,
     PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
     Siglip2Config,
     Siglip2ImageProcessorPil,
     Siglip2Model,
@@ -118,6 +124,27 @@ def save_tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
     model.eval().save_pretrained(folder)
     _words().save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_resnet(folder: Path) -> Path:
+    """A ResNet of two stages with random weights."""
+    torch.manual_seed(0)
+    model = ResNetModel(ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1]))
+    model.eval().save_pretrained(folder)
+    ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_bert(folder: Path) -> Path:
+    """A BERT of two layers with random weights that reads single characters."""
+    torch.manual_seed(0)
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + one for one in letters)]
+    tokenizer = BertTokenizerFast(vocab={token: number for number, token in enumerate(vocabulary)})
+    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **_TOWER)
+    BertModel(config).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

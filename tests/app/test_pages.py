@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
+from training import run, write_pairs
 
 from clipdemo import gallery
 from clipdemo.catalogue import CATALOGUE
+from clipdemo.ui.state import engine
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
 
@@ -166,3 +168,27 @@ def test_foreign_text_never_becomes_a_link(run_app):
     heading = next(m.value for m in app.markdown if m.value.startswith("#### ")).replace("\\", "")
     assert "www.example" not in heading
     assert "me@example" not in heading
+
+
+def test_a_trained_folder_ranks_like_any_checkpoint(run_app, tiny_towers, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image, text = map(str, tiny_towers)
+    run(write_pairs(tmp_path), tmp_path / "trained", image_tower=image, text_tower=text, epochs=1)
+    folder = str(tmp_path / "trained")
+    app = run_app(CLIPDEMO_CHECKPOINT=folder)
+    assert engine().loader.wait(folder).state == "ready"
+    app.selectbox(key="checkpoint").set_value(folder).run()
+    assert not app.exception
+    found = engine().loader.encoder(folder)
+    assert found is not None
+    samples = gallery.sample_items()
+    assert len(found.missing(samples)) < len(samples)  # the page ranks the samples with it
+
+
+def test_a_switch_of_the_checkpoint_ends_with_the_samples_on_the_page(run_app, colour_clip):
+    app = run_app(CLIPDEMO_CHECKPOINT=str(colour_clip))
+    assert engine().loader.wait(str(colour_clip)).state == "ready"
+    app.run()
+    assert not app.exception
+    tiles = [button for button in app.button if button.label == "Score card"]
+    assert len(tiles) >= len(gallery.samples())

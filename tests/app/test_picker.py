@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
+from training import run, write_pairs
 
 from clipdemo.catalogue import CATALOGUE
 
@@ -105,6 +106,16 @@ def test_a_typed_folder_is_used_where_the_host_allows_it_and_linked_without_its_
     picker(app).set_value("embedded").run()
     picker(app).set_value(str(colour_clip)).run()  # it stays on offer in this session
     assert picker(app).value == str(colour_clip)
+
+
+def test_a_trained_folder_may_be_typed_where_folders_may(run_app, tiny_towers, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image, text = map(str, tiny_towers)
+    run(write_pairs(tmp_path), tmp_path / "my-own", image_tower=image, text_tower=text, epochs=1)
+    app = type_in(run_app(CLIPDEMO_TYPED_CHECKPOINTS="folders"), str(tmp_path / "my-own"))
+    wait_for(app, "64 tokens")
+    assert picker(app).value == str(tmp_path / "my-own")
+    assert app.query_params["checkpoint"] == "my-own"
 
 
 def test_what_is_no_dual_encoder_is_refused_in_words(run_app, tmp_path):

@@ -37,6 +37,8 @@ def test_the_page_holds_no_help_of_anything_else():
         "pairs",
         "rank",
         "matrix",
+        "train",
+        "evaluate",
         "checkpoints",
     ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from clipdemo import gallery, load_encoder, score_matrix
-from clipdemo.mini import CONTEXT_LENGTH, PARAMETERS
+from clipdemo.mini import CONTEXT_LENGTH, IMAGE_PARAMETERS, TEXT_PARAMETERS
 
 FITTING = {
     "astronaut.jpg": "an astronaut in a space suit with a helmet",
@@ -66,7 +66,8 @@ def test_a_short_or_empty_caption_is_not_cut(encoder):
 def test_the_checkpoint_says_how_many_weights_it_has(encoder):
     encoder.encode_captions(["load"])
     towers = encoder._towers()
-    assert sum(p.numel() for t in (towers.image, towers.text) for p in t.parameters()) == PARAMETERS
+    assert sum(weight.numel() for weight in towers.image.parameters()) == IMAGE_PARAMETERS
+    assert sum(weight.numel() for weight in towers.text.parameters()) == TEXT_PARAMETERS
 
 
 def test_the_checkpoint_is_known_without_torch():

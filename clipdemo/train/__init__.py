@@ -1,0 +1,1 @@
+"""Training of dual encoders: loss, pairs, loop, fine-tuning and what is written about a run."""
