@@ -26,6 +26,7 @@
         ├── CorruptCheckpointError
         ├── ReleasedCheckpointError
         ├── NotEnoughMemoryError
+        │   └── LoadAbandonedError
         └── HubUnreachableError
 """
 
@@ -152,6 +153,10 @@ class ReleasedCheckpointError(CheckpointError):
 
 class NotEnoughMemoryError(CheckpointError):
     """The machine's memory, or its GPU's, does not hold it beside what is there."""
+
+
+class LoadAbandonedError(NotEnoughMemoryError):
+    """While it waited for memory, everybody it was loaded for turned to something else."""
 
 
 class HubUnreachableError(CheckpointError):
