@@ -166,7 +166,7 @@ class Governor:
             self._asked.discard(name)
             if self._loading == name:
                 self._loading = self._admitted = None
-                self._ended = self._now()
+            self._ended = self._now()
             self._changed.notify_all()
 
     def _victim(self, name: str, weights: int, device: str, since: float) -> _Held | None:

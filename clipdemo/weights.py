@@ -18,7 +18,8 @@ def weight_bytes(folder: Path, itemsize: int) -> int:
         folder: with safetensors files or ``pytorch_model.bin``.
         itemsize: bytes of one number in the dtype they are used in.
     """
-    safe = sorted(folder.glob("model*.safetensors"))
+    whole = folder / "model.safetensors"  # beside it may lie variants of it, which nobody reads
+    safe = [whole] if whole.exists() else sorted(folder.glob("model*.safetensors"))
     if safe:
         return sum(_safetensors(file, itemsize) for file in safe)
     pickled = folder / "pytorch_model.bin"

@@ -163,6 +163,11 @@ class TestWeights:
         (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": "float16"}))
         assert weight_bytes(tmp_path, 4) == 2000
 
+    def test_of_several_variants_the_one_that_is_read_counts(self, tmp_path):
+        for name in ("model.safetensors", "model.fp16.safetensors"):
+            (tmp_path / name).write_bytes(b"1234")
+        assert weight_bytes(tmp_path, 4) == 4
+
     def test_what_is_not_there_takes_nothing(self, tmp_path):
         assert weight_bytes(Path(tmp_path), 4) == 0
 
