@@ -49,10 +49,12 @@ try:
     if "next" in st.session_state and page != ranking:  # a score card leads on to the Rank page
         st.switch_page(ranking)
     audit_ended = audits.ended()
+    comparing.want_nothing()
     page.run()
-    if not comparing.busy(shared, space):
+    busy = comparing.busy(shared, space)
+    if not busy:
         state.warm_up(shared, space, view.checkpoint)
-    more = state.work(view, space, shared.limits)
+    more = state.work(view, space, shared.limits, encode=not busy)
     more = comparing.work(shared) or more
     if audits.work(shared.loader, ended_when_drawn=audit_ended) or more:
         st.rerun()

@@ -144,9 +144,9 @@ def _download(
 
 
 def download_bytes(name: str, revision: str) -> int | None:
-    """Bytes of a hub checkpoint's files on this disk; None for one that is not from the hub."""
+    """Bytes of the files a hub checkpoint is loaded from; None for one that is not from the hub."""
     snapshot = None if name == EMBEDDED or _is_folder(name) else hub.find(name, revision)
-    return sum(file.stat().st_size for file in snapshot.folder.iterdir()) if snapshot else None
+    return hub.needed_bytes(snapshot) if snapshot else None
 
 
 def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: Gate | None) -> Encoder:

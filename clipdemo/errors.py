@@ -27,6 +27,7 @@
         ├── CorruptCheckpointError
         ├── ReleasedCheckpointError
         ├── NotEnoughMemoryError
+        │   └── LoadAbandonedError
         └── HubUnreachableError
 """
 
@@ -157,6 +158,10 @@ class ReleasedCheckpointError(CheckpointError):
 
 class NotEnoughMemoryError(CheckpointError):
     """The machine's memory, or its GPU's, does not hold it beside what is there."""
+
+
+class LoadAbandonedError(NotEnoughMemoryError):
+    """While it waited for memory, everybody it was loaded for turned to something else."""
 
 
 class HubUnreachableError(CheckpointError):

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from clipdemo import checkpoints, memory
 from clipdemo.cache import CachedEncoder
-from clipdemo.errors import NotEnoughMemoryError
+from clipdemo.errors import LoadAbandonedError, NotEnoughMemoryError
 from clipdemo.memory import Memory
 
 # A visitor who reads what is on the page runs no script; after a quarter of an hour others go first.
@@ -69,6 +69,8 @@ class Governor:
         self._waiting: dict[str, str] = {}
         self._needs: dict[str, int] = {}  # measured, for the next time
         self._used_before = False
+        self._asked: set[str] = set()  # by a session, since its last load
+        self._ended = now()  # the last load
 
     def use(self, name: str, by: object, *others: str) -> None:
         """``by``, a session, works with these checkpoints from now on, and not with those before them.
@@ -77,6 +79,7 @@ class Governor:
         """
         with self._changed:
             self._claims[by] = (name, *others), self._now()
+            self._asked.update(self._claims[by][0])
             self._changed.notify_all()
 
     def encoder(self, name: str) -> CachedEncoder | None:
@@ -121,11 +124,12 @@ class Governor:
             device: where they go.
 
         Raises:
-            NotEnoughMemoryError: it can never fit, nobody waits for it, or nothing was let go for a long time.
+            NotEnoughMemoryError: it can never fit, nobody asked for it, or nothing was let go for a long time.
+            LoadAbandonedError: somebody asked for it and has turned to something else.
         """
-        until = self._now() + PATIENCE_SECONDS
+        since = self._now()
         try:
-            while victim := self._victim(name, weights, device, until):
+            while victim := self._victim(name, weights, device, since):
                 victim.encoder.release()
                 memory.give_back()
         finally:
@@ -159,11 +163,13 @@ class Governor:
         """End a load, whatever came of it."""
         memory.give_back()
         with self._changed:
+            self._asked.discard(name)
             if self._loading == name:
                 self._loading = self._admitted = None
+            self._ended = self._now()
             self._changed.notify_all()
 
-    def _victim(self, name: str, weights: int, device: str, until: float) -> _Held | None:
+    def _victim(self, name: str, weights: int, device: str, since: float) -> _Held | None:
         """What to release next for ``name``, no longer handed out; None once ``name`` is admitted."""
         with self._changed:
             while True:
@@ -178,10 +184,13 @@ class Governor:
                         self._loading = name
                         return self._held.pop(idle)
                     self._loading = None
-                    if self._now() >= until or not self._users(name):
-                        raise NotEnoughMemoryError(
-                            f"{self._lack(name, need, device)}; {self._in_use()}, try later"
+                    # Where loads go in and out, this one's time comes.
+                    late = self._now() >= max(since, self._ended) + PATIENCE_SECONDS
+                    if late or not self._users(name):
+                        kind = (
+                            LoadAbandonedError if name in self._asked and not late else NotEnoughMemoryError
                         )
+                        raise kind(f"{self._lack(name, need, device)}; {self._in_use()}, try later")
                     self._waiting[name] = self._in_use()
                 else:
                     self._waiting[name] = f"{checkpoints.title(self._loading)} is loading"

@@ -194,23 +194,33 @@ def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: 
         raise UnsupportedCheckpointError(
             f"{name} has no {lacking}; clipdemo reads models in the transformers layout"
         )
-    wanted: tuple[str, ...]
-    if WEIGHTS in names:
-        wanted = (WEIGHTS,)
-    elif INDEX in names:
-        wanted = (INDEX, SHARDS)
-    elif PICKLE in names and allow_pickle:
-        wanted = (PICKLE,)
-    elif any(fnmatchcase(each, "pytorch_model*.bin*") for each in names):
-        raise UnsafeWeightsError(
-            f"{name} has only pickled weights, which can run code when loaded; clipdemo reads those only for "
-            "checkpoints of its catalogue"
-        )
-    else:
+    wanted = _weights(names)
+    if wanted in {(), (PICKLE,)} and not (wanted and allow_pickle):
+        if any(fnmatchcase(each, "pytorch_model*.bin*") for each in names):
+            raise UnsafeWeightsError(
+                f"{name} has only pickled weights, which can run code when loaded; clipdemo reads those only for "
+                "checkpoints of its catalogue"
+            )
         raise UnsupportedCheckpointError(f"{name} has no weights file that clipdemo can read")
     patterns = (CONFIG, *SMALL_FILES, *wanted)
     chosen = [each for each in listed if any(fnmatchcase(each.name, glob) for glob in patterns)]
     return sorted(chosen, key=lambda file: file.name != CONFIG)
+
+
+def needed_bytes(snapshot: Snapshot) -> int:
+    """Bytes of those files of a local copy that are read; other programs may have brought more of the repository."""
+    sizes = {path.name: path.stat().st_size for path in snapshot.folder.iterdir() if path.is_file()}
+    patterns = (CONFIG, *SMALL_FILES, *_weights(sizes))
+    return sum(count for name, count in sizes.items() if any(fnmatchcase(name, glob) for glob in patterns))
+
+
+def _weights(names: Collection[str]) -> tuple[str, ...]:
+    """What the weights are read from: safetensors if there are any; empty where only other kinds are."""
+    if WEIGHTS in names:
+        return (WEIGHTS,)
+    if INDEX in names:
+        return (INDEX, SHARDS)
+    return (PICKLE,) if PICKLE in names else ()
 
 
 def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from clipdemo.cache import CachedEncoder, EmbeddingStore, Turns
 from clipdemo.checkpoints import EMBEDDED, download_bytes, load_encoder
-from clipdemo.errors import CheckpointError
+from clipdemo.errors import CheckpointError, LoadAbandonedError
 from clipdemo.frameworks import LOADING
 from clipdemo.governor import Governor
 from clipdemo.hub import Progress
@@ -140,23 +140,23 @@ class Loader:
     def _run(self, name: str, first: threading.Thread | None) -> None:
         if first:
             first.join()
+        # What stays of an error nobody foresaw; the thread's own report has it.
+        outcome = Status("failed", reason=f"{name} could not be loaded; see the server's log")
         try:
             if name == EMBEDDED:
                 self._warm_up_embedded()
             else:
                 self._bring(name)
+            outcome = Status("ready")
+        except LoadAbandonedError:
+            outcome = Status("idle")  # whoever wants it next has it loaded
         except CheckpointError as error:
-            self._status[name] = Status("failed", reason=str(error))
+            outcome = Status("failed", reason=str(error))
         except ImportError as error:
-            self._status[name] = Status("failed", reason=f"{name} could not be loaded ({error})")
-        else:
-            self._status[name] = Status("ready")
+            outcome = Status("failed", reason=f"{name} could not be loaded ({error})")
         finally:
-            if self.status(name).busy:  # an error nobody foresaw; the thread's own report has it
-                self._status[name] = Status(
-                    "failed", reason=f"{name} could not be loaded; see the server's log"
-                )
-            self.governor.leave(name)
+            self.governor.leave(name)  # before anybody may start it again
+            self._status[name] = outcome
 
     def _warm_up_embedded(self) -> None:
         with LOADING:

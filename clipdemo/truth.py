@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -92,7 +93,10 @@ def from_table(table: Table, items: Sequence[ImageItem]) -> Truth:
 
 def caption_of(name: str) -> str:
     """What a file name or URL says: its stem, with signs that part words as spaces."""
-    path = unquote(urlsplit(name).path) if name.startswith(("http://", "https://")) else name
+    path = name
+    if name.startswith(("http://", "https://")):
+        with suppress(ValueError):  # a file may be called like an address that is none
+            path = unquote(urlsplit(name).path)
     return " ".join(re.sub(r"[-_+\s]+", " ", PurePosixPath(_end(path)).stem).split())
 
 

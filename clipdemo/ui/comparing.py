@@ -19,7 +19,7 @@ from clipdemo.errors import CheckpointError, ReleasedCheckpointError
 from clipdemo.loading import Status
 from clipdemo.types import ImageItem
 from clipdemo.ui import views
-from clipdemo.ui.state import COMPARED, TIME_SLICE, Engine, Workspace
+from clipdemo.ui.state import COMPARED, TIME_SLICE, Engine, Workspace, watched
 
 FEWEST, MOST = 2, 4  # checkpoints of a comparison
 STEP = 4  # images between two looks at the visitor's clicks
@@ -125,6 +125,17 @@ def cost(shared: Engine, entrant: Entrant) -> Cost | None:
     return Cost(encoder.checkpoint, encoder.device, encoder.dtype, shared.loader.cost(entrant.name), speed)
 
 
+def timed(shared: Engine, entrant: Entrant) -> bool:
+    """Whether its speed is known."""
+    return bool(entrant.encoder and shared.stopwatch.speed(entrant.encoder.checkpoint))
+
+
+def settled(shared: Engine, entrant: Entrant) -> bool:
+    """Whether nothing more is to come of it."""
+    done = entrant.complete and timed(shared, entrant)
+    return not entrant.status.busy and (done or bool(entrant.reason))
+
+
 def try_again(shared: Engine, name: str) -> None:
     """Give a checkpoint that failed another chance."""
     st.session_state.get(_BROKEN, {}).pop(name, None)
@@ -134,6 +145,11 @@ def try_again(shared: Engine, name: str) -> None:
 def set_aside(name: str, reason: str) -> None:
     """Compare the others without it."""
     st.session_state.setdefault(_BROKEN, {})[name] = reason
+
+
+def want_nothing() -> None:
+    """Forget what an earlier run wanted: one that a click ended half-way did no work and says nothing of this page."""
+    st.session_state.pop(_TASK, None)
 
 
 def want(task: Task) -> None:
@@ -147,8 +163,9 @@ def busy(shared: Engine, space: Workspace) -> bool:
     The session then works with those alone: with the one in the sidebar, too, two would not fit into a small machine.
     """
     task: Task | None = st.session_state.get(_TASK)
-    following = _next(shared, task) if task else None
-    wanted = [each.name for each in look(shared, task) if not (each.complete or each.reason)] if task else []
+    entrants = look(shared, task) if task else []
+    following = _next(shared, entrants)
+    wanted = [each.name for each in entrants if not (each.complete or each.reason)]
     if following and following.name not in wanted:
         wanted.append(following.name)
     st.session_state[COMPARED] = tuple(wanted)
@@ -164,7 +181,8 @@ def work(shared: Engine) -> bool:
         Whether the page must be drawn again.
     """
     task: Task | None = st.session_state.pop(_TASK, None)
-    entrant = _next(shared, task) if task else None
+    entrants = look(shared, task) if task else []
+    entrant = _next(shared, entrants)
     if task is None or entrant is None:
         return False
     encoder = shared.loader.encoder(entrant.name)
@@ -173,8 +191,10 @@ def work(shared: Engine) -> bool:
     if encoder is None or (idle and entrant.complete):
         shared.loader.start(entrant.name)  # the page looks again until it is there
         return False
+    if entrant.complete and any(each.status.state == "loading" for each in entrants):
+        return False  # loading beside it would spoil the timing
     try:
-        _work(shared, task, entrant, encoder)
+        _work(shared, task, entrant, watched(encoder))
     except ReleasedCheckpointError:
         pass  # another session needed the room; it is asked for again
     except CheckpointError as error:
@@ -182,27 +202,26 @@ def work(shared: Engine) -> bool:
     return True
 
 
-def _next(shared: Engine, task: Task) -> Entrant | None:
-    """Whose turn it is: rankings go before timings, what is loaded before what is not, local before the hub."""
-    entrants = [entrant for entrant in look(shared, task) if not entrant.reason]
-    waiting = [entrant for entrant in entrants if not entrant.complete]
-    idle = [entrant for entrant in waiting if not entrant.status.busy or shared.loader.encoder(entrant.name)]
+def _next(shared: Engine, entrants: Sequence[Entrant]) -> Entrant | None:
+    """Whose turn it is: rankings go before timings, what is loaded before what is not, local before the hub.
+
+    Nothing is asked for while another one of them loads: it would wait for room that this session itself takes.
+    """
+
+    def absent(entrant: Entrant) -> bool:
+        return shared.loader.encoder(entrant.name) is None
+
+    usable = [entrant for entrant in entrants if not entrant.reason]
+    waiting = [entrant for entrant in usable if not entrant.complete]
+    loaded = [entrant for entrant in waiting if not absent(entrant)]
+    loading = [entrant for entrant in waiting if entrant.status.state == "loading"]
+    if loaded or loading:
+        return [*loaded, *loading][0]
+    idle = [entrant for entrant in waiting if not entrant.status.busy]
     if idle:
-        return min(
-            idle,
-            key=lambda each: (
-                shared.loader.encoder(each.name) is None,
-                not checkpoints.is_local(each.name),
-            ),
-        )
-    if any(shared.loader.status(name).state == "loading" for name in task.names):
-        return None  # loading beside it would spoil the timing
-    untimed = [
-        entrant
-        for entrant in entrants
-        if entrant.complete and entrant.encoder and not shared.stopwatch.speed(entrant.encoder.checkpoint)
-    ]
-    return min(untimed, key=lambda each: shared.loader.encoder(each.name) is None, default=None)
+        return min(idle, key=lambda each: not checkpoints.is_local(each.name))
+    untimed = [entrant for entrant in usable if entrant.complete and not timed(shared, entrant)]
+    return min(untimed, key=lambda each: (absent(each), not each.status.busy), default=None)
 
 
 def _work(shared: Engine, task: Task, entrant: Entrant, encoder: CachedEncoder) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -178,10 +178,14 @@ def take(shared: Engine, space: Workspace, name: str) -> CachedEncoder | None:
     Whenever the session waits for its turn, the line made here says so.
     """
     st.session_state["queue-line"] = st.empty()
-    first, *others = st.session_state.get(COMPARED) or [name]
-    shared.loader.use(first, space, *others)
+    shared.loader.use(name, space, *st.session_state.get(COMPARED, ()))
     encoder = shared.loader.encoder(name)
-    return encoder.watched(_say_queue) if encoder else None
+    return watched(encoder) if encoder else None
+
+
+def watched(encoder: CachedEncoder) -> CachedEncoder:
+    """The same encoder; while it waits for its turn, the session's line says so."""
+    return encoder.watched(_say_queue)
 
 
 def _say_queue(before: int) -> None:
@@ -206,12 +210,20 @@ def warm_up(shared: Engine, space: Workspace, chosen: str) -> None:
         shared.loader.start(shared.preferred, after=chosen)
 
 
-def work(view: View, space: Workspace, limits: Limits) -> bool:
+def work(view: View, space: Workspace, limits: Limits, *, encode: bool = True) -> bool:
     """Read, decode and encode what is waiting, for one time slice; says whether to run the script again.
 
     The page has already shown what it can. Decoding goes on in the pool's threads while this one encodes;
     an interaction of the visitor interrupts between two images, and nothing done is lost.
+
+    Args:
+        view: the workspace.
+        space: of the session.
+        limits: of the host.
+        encode: False where the Compare page encodes, with the checkpoints that the session claims.
     """
+    if not encode:  # what the session no longer claims may be released at any time
+        view = replace(view, encoder=None)
     if space.queue or (view.encoder and view.encoder.missing(view.items)):
         with space.lock:
             _work(view, space, limits)

@@ -23,11 +23,13 @@ def compare_page():
 
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
+    comparing.want_nothing()
     compare.show(view, shared)
     st.session_state["seen"] = shared, view
-    if not comparing.busy(shared, space):
-        shared.loader.use(view.checkpoint, space)
-    more = state.work(view, space, shared.limits)
+    busy = comparing.busy(shared, space)
+    if not busy:
+        state.warm_up(shared, space, view.checkpoint)
+    more = state.work(view, space, shared.limits, encode=not busy)
     more = comparing.work(shared) or more
     if audits.work(shared.loader, ended_when_drawn=True) or more:
         st.rerun()

@@ -181,6 +181,34 @@ def test_what_nobody_waits_for_neither_waits_nor_takes_anothers_place(loader_wit
     assert loader.encoder(trio[0])
 
 
+def test_a_load_whose_visitor_turns_away_while_it_waits_has_not_failed(loader_with, trio):
+    loader = loader_with(1)
+    here, there = Session(), Session()
+    load(loader, trio[0], here)
+    loader.use(trio[1], there)
+    loader.start(trio[1])
+    until(lambda: loader.status(trio[1]).state == "waiting")
+    loader.use(trio[2], there)
+    assert loader.wait(trio[1]).state == "idle"
+    assert not loader.encoder(trio[0]).released
+
+
+def test_patience_begins_anew_with_every_load_that_ends(loader_with, trio, clock):
+    loader = loader_with(1)
+    here, there = Session(), Session()
+    load(loader, trio[0], here)
+    loader.use(trio[1], there)
+    loader.start(trio[1])
+    until(lambda: loader.status(trio[1]).state == "waiting")
+    clock.at += governor.PATIENCE_SECONDS - 1
+    loader.governor.leave(trio[2])  # a load that ended, whatever came of it
+    clock.at += governor.PATIENCE_SECONDS - 1
+    time.sleep(5 * governor.LOOK_SECONDS)
+    assert loader.status(trio[1]).state == "waiting"
+    clock.at += 1
+    assert "try later" in loader.wait(trio[1]).reason
+
+
 def test_what_can_never_fit_is_refused_before_a_download_with_something_to_try(loader_with, colour_clip):
     loader = loader_with(2)
     with pytest.raises(NotEnoughMemoryError) as refused:

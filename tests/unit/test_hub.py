@@ -101,6 +101,13 @@ def test_only_the_needed_files_come_and_they_come_whole(server):
     assert server.count("pytorch_model.bin") == server.count("modeling_evil.py") == 0
 
 
+def test_what_other_programs_brought_into_the_cache_is_no_part_of_the_download(server):
+    snapshot = hub.download(NAME)
+    make_repo(snapshot.folder, NEEDLESS)
+    (snapshot.folder / "vocab.txt").symlink_to("gone")
+    assert hub.needed_bytes(snapshot) == len(BIG) + sum(map(len, NEEDED.values()))
+
+
 def test_the_hub_client_itself_reads_the_cache_we_filled(server, home):
     snapshot = hub.download(NAME)
     cache = home / "hub"

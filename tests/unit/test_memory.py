@@ -163,6 +163,18 @@ class TestWeights:
         (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": "float16"}))
         assert weight_bytes(tmp_path, 4) == 2000
 
+    def test_a_configuration_that_names_more_than_the_files_hold_counts(self, tmp_path, colour_clip):
+        config = json.loads((colour_clip / "config.json").read_text("utf-8"))
+        config["vision_config"]["num_hidden_layers"] = 10**6
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        width, inner = 32, 64
+        assert weight_bytes(tmp_path, 4) > 4 * 10**6 * (4 * width * width + 2 * width * inner)
+
+    def test_of_several_variants_the_one_that_is_read_counts(self, tmp_path):
+        for name in ("model.safetensors", "model.fp16.safetensors"):
+            (tmp_path / name).write_bytes(b"1234")
+        assert weight_bytes(tmp_path, 4) == 4
+
     def test_what_is_not_there_takes_nothing(self, tmp_path):
         assert weight_bytes(Path(tmp_path), 4) == 0
 

@@ -23,6 +23,7 @@ def squares(item_of):
         ("inner\\folder/red-square.png", "red square"),
         ("https://example.org/pics/red%20dog.jpg?size=3#x", "red dog"),
         ("---.png", ""),
+        ("http://[a-cat.png", "[a cat"),
         ("", ""),
     ],
 )

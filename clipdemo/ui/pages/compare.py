@@ -96,14 +96,13 @@ def _states(shared: Engine, task: Task) -> None:
         return [(each.status.state, each.encoder is None) for each in comparing.look(shared, task)]
 
     before = shape()
-    moving = any(state not in {"ready", "failed"} for state, _ in before)
+    moving = not all(comparing.settled(shared, each) for each in comparing.look(shared, task))
 
     @st.fragment(run_every=LOOK_SECONDS if moving else None)
     def states() -> None:
         for entrant in comparing.look(shared, task):
             _state(shared, entrant, task)
-        now = shape()
-        if now != before and all(state != "downloading" for state, _ in now):
+        if shape() != before:
             st.rerun()
 
     states()
@@ -111,11 +110,12 @@ def _states(shared: Engine, task: Task) -> None:
 
 def _state(shared: Engine, entrant: Entrant, task: Task) -> None:
     title = views.plain(entrant.title)
-    if entrant.complete:
+    if entrant.complete and (comparing.timed(shared, entrant) or not entrant.reason):
         return
     if entrant.reason:
+        cannot = "be measured" if entrant.complete else "be compared"
         st.caption(
-            f":orange[:material/error: **{title}** cannot be compared:] {views.plain(entrant.reason, 400)}"
+            f":orange[:material/error: **{title}** cannot {cannot}:] {views.plain(entrant.reason, 400)}"
         )
         if st.button(f"Try {title} again", key=f"compare-retry-{entrant.name}"):
             comparing.try_again(shared, entrant.name)
@@ -124,6 +124,9 @@ def _state(shared: Engine, entrant: Entrant, task: Task) -> None:
         done, total = entrant.status.progress.done, max(entrant.status.progress.total, 1)
         words = f"**{title}** downloading: {done / MEGABYTE:.0f} of {total / MEGABYTE:.0f} MB"
         st.progress(min(done / total, 1.0), words)
+    elif entrant.status.state == "waiting":
+        words = f"**{title}** waits for memory: {views.plain(entrant.status.reason, 300)}."
+        st.caption(f":material/hourglass_top: {words}")
     elif entrant.encoder is None:
         doing = "loading" if entrant.status.busy else "waiting for its turn"
         st.caption(f":material/hourglass_top: **{title}** {doing} …")
