@@ -51,7 +51,7 @@ def main() -> None:
 
 def times(what: str, seconds: list[float]) -> None:
     """Three lines of the table: half of the times are below the first, 95 in a hundred below the second."""
-    for name, share in (("p50", 50), ("p95", 95), ("longest", 100)):
+    for name, share in (("p50", 50), ("p95", 95), ("longest", 100)) if seconds else ():
         say(f"{what}, {name} of {len(seconds)}", float(np.percentile(seconds, share)))
 
 

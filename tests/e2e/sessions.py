@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import itemgetter
 from types import TracebackType
@@ -79,7 +80,10 @@ class Session:
         self._due: dict[str, float] = {}
         stream = address.replace("http", "ws", 1) + "/_stcore/stream"
         # The largest message is a font or theme of some kilobytes, but a grid must never end the visit.
-        self._socket = connect(stream, subprotocols=["streamlit"], max_size=None, compression=None)  # type: ignore[list-item]
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(
+            connect(stream, subprotocols=["streamlit"], max_size=None, compression=None)  # type: ignore[list-item]
+        )
         self._rerun()
 
     def __enter__(self) -> Session:
@@ -88,7 +92,7 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._socket.close()
+        self._open.close()
 
     def write_captions(self, captions: Sequence[str]) -> None:
         """Replace what is in the captions box and apply it."""
