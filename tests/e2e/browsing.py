@@ -90,4 +90,4 @@ def write_captions(page: Page, *captions: str) -> None:
 
 def tile_names(page: Page) -> list[str]:
     """Names of the images on screen, best first, as read out by their alternative texts."""
-    return [image.get_attribute("alt").split(": ", 1)[1] for image in page.locator(TILE).all()]
+    return [image.get_attribute("alt").replace("\u2060", "") for image in page.locator(TILE).all()]

@@ -25,6 +25,7 @@ from websockets.sync.client import connect
 CAPTIONS, CHECKPOINT = "One caption a line", "Checkpoint"  # labels of the two widgets
 _FOOT = "Scored under **"  # the line below a grid, the last of it to come
 _PARTIAL = "images encoded so far"
+_TILE = re.compile(r"\*\*(\d+)\*\*&ensp;(.+)  \npercentile .+  \ncosine (-?\d\.\d{3})")  # below each picture
 _FAILED = "is not available:"
 _MAIN = 0  # first number of the paths of the page; the sidebar's is another
 
@@ -34,9 +35,9 @@ class Tile:
     """One image of a grid.
 
     Attributes:
-        rank: as its alternative text says, from 1.
+        rank: from 1; like the others, as written below the picture.
         name: of the file.
-        cosine: as written below it, to three decimals.
+        cosine: to three decimals.
     """
 
     rank: int
@@ -198,21 +199,14 @@ class Session:
                 rankings[caption] = []
             elif text.startswith(_FOOT):
                 checkpoint = _unescaped(text.removeprefix(_FOOT).split("**")[0])
-            for image in element.imgs.imgs:
-                rankings[caption].append(_tile(image.alt, image.caption))
+            tile = _TILE.fullmatch(text)
+            if tile:
+                rankings[caption].append(Tile(int(tile[1]), _unescaped(tile[2]), float(tile[3])))
         return Grid(checkpoint, rankings)
 
     def _words(self) -> str:
         bodies = (element.markdown.body or element.alert.body for element in self._elements.values())
         return " | ".join(body[:80] for body in bodies if body)
-
-
-def _tile(alternative: str, below: str) -> Tile:
-    said = re.fullmatch(r"rank (\d+): (.+)", alternative)
-    cosine = re.search(r"cosine (-?\d\.\d{3})$", below)
-    assert said, alternative
-    assert cosine, below
-    return Tile(int(said[1]), said[2], float(cosine[1]))
 
 
 def _unescaped(markdown: str) -> str:
