@@ -80,12 +80,13 @@ _ENTRIES = (
     CatalogueEntry(
         id=EMBEDDED,
         title="Embedded model",
-        about="A small stand-in that needs no download: EfficientNet-Lite0 and all-MiniLM-L6-v2 joined by ConSE. "
-        "It knows the 1,000 ImageNet classes well and the rest roughly. It is not CLIP.",
+        about="A small stand-in that needs no download: EfficientNet-Lite0 and all-MiniLM-L6-v2, joined "
+        "by a projection learned on about a thousand photographs. It knows everyday scenes and the rest roughly. "
+        "It is not CLIP.",
         parameters=27_365_224,
         download_bytes=0,
-        dim=384,
-        image_size=224,
+        dim=386,
+        image_size=320,
         context_length=128,
         licence="Apache-2.0",
         languages="English",

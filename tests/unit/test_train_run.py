@@ -291,19 +291,25 @@ def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table,
         run(one, tmp_path / "m", images=table.parent)
 
 
-def test_an_untrained_head_with_a_prior_is_the_embedded_model(table, tmp_path, colour_items):
+def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
+    import torch
+
+    from clipdemo import conse, mini, similarity
     from clipdemo.recipes import EMBEDDED, Recipe
     from clipdemo.trained import TrainedEncoder
     from clipdemo.trained_folder import DualEncoder, open_towers, save
 
     image, image_from, text, text_from = open_towers(EMBEDDED, EMBEDDED)
     save(tmp_path / "m", DualEncoder(Recipe(image_from, text_from, "linear", 384, True, 0.1), image, text))
-    ours, embedded = TrainedEncoder(tmp_path / "m"), load_encoder(EMBEDDED)
+    ours, embedded = TrainedEncoder(tmp_path / "m"), mini.EmbeddedEncoder()
     captions = [f"a {colour} square" for colour in COLOURS]
-    np.testing.assert_allclose(
-        ours.encode_images(colour_items), embedded.encode_images(colour_items), atol=1e-5
-    )
-    np.testing.assert_allclose(ours.encode_captions(captions), embedded.encode_captions(captions), atol=1e-5)
+    tower, views = mini.load_image_tower(), [mini.pixels(item.image) for item in colour_items]
+    with torch.inference_mode():
+        logits = [mini.image_features(tower, torch.from_numpy(view))[1].numpy() for view in views]
+    images = conse.embed_images(np.concatenate(logits))
+    np.testing.assert_allclose(ours.encode_images(colour_items), images, atol=1e-5)
+    texts = similarity.unit(embedded.encode_sentences(captions) - conse.centre())
+    np.testing.assert_allclose(ours.encode_captions(captions), texts, atol=1e-5)
     assert ours.checkpoint.logit_scale == pytest.approx(20)
     assert ours.caption_tokens("a cat") == embedded.caption_tokens("a cat")
 
