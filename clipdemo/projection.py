@@ -30,6 +30,8 @@ PRIOR = 0.3  # how much of the ConSE embedding is added to a projection of lengt
 NEAREST = 5  # prototypes that say how crowded a place is
 SCALING = 0.7  # how much of the excess is subtracted from a cosine
 SHARED = 0.4  # the number that carries the other side's excess into the product
+WIDTHS = (1280, 1000, 320, 192)  # of the blocks that are projected
+_BROKEN = "{} of the embedded model is missing or broken; get clipdemo's folder anew"
 RECIPE = f"square roots of 1280 pooled and 1000 shares, 320, 192; {PRIOR} {NEAREST} {SCALING} {SHARED}; 1"
 
 
@@ -91,11 +93,17 @@ def load(path: Path = HEAD) -> Projection:
     """
     try:
         arrays = load_file(path)
-        return Projection(**{name: array.astype(np.float32) for name, array in arrays.items()})
+        head = Projection(**{name: array.astype(np.float32) for name, array in arrays.items()})
     except (OSError, SafetensorError, TypeError) as error:
-        raise CorruptCheckpointError(
-            f"{path.name} of the embedded model is broken; install clipdemo anew"
-        ) from error
+        raise CorruptCheckpointError(_BROKEN.format(path.name)) from error
+    wide, dim = sum(WIDTHS), conse.DIM
+    shapes = [
+        array.shape for array in (head.mean, head.deviation, head.weights, head.density, head.logit_scale)
+    ]
+    rows = (head.prior_centre, head.caption_centre, head.image_prototypes, head.caption_prototypes)
+    if shapes != [(wide,), (wide,), (wide, dim), (2,), (1,)] or any(each.shape[-1] != dim for each in rows):
+        raise CorruptCheckpointError(_BROKEN.format(path.name))
+    return head
 
 
 @cache
@@ -105,9 +113,16 @@ def shipped() -> Projection:
 
 
 def fingerprint() -> str:
-    """Changes whenever the shipped head could give another embedding."""
+    """Changes whenever the shipped head could give another embedding.
+
+    Raises:
+        CorruptCheckpointError: it is missing.
+    """
     recipe = f"{RECIPE} {conse.fingerprint()}".encode()
-    return hashlib.sha256(recipe + HEAD.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(recipe + HEAD.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CorruptCheckpointError(_BROKEN.format(HEAD.name)) from error
 
 
 def inputs(features: FloatArray, class_logits: FloatArray) -> list[FloatArray]:

@@ -15,7 +15,7 @@ from clipdemo import conse, hub, mini, weights
 from clipdemo.errors import CorruptCheckpointError
 
 MODEL_TYPE = "clipdemo-dual-encoder"
-FORMAT = 1
+FORMAT = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IMAGE_FOLDER, TEXT_FOLDER = "image_tower", "text_tower"
 EMBEDDED, HUB, SAVED = "embedded", "hub", "saved"

@@ -35,7 +35,7 @@ class EmbeddedImageTower(nn.Module):
 
     dim = mini.FEATURES + conse.DIM
     image_size = mini.IMAGE_SIZE
-    step = 1  # larger batches leave the CPU's cache
+    step = 1  # shapes differ, and larger batches leave the CPU's cache
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class EmbeddedImageTower(nn.Module):
 
 
 class EmbeddedTextTower(nn.Module):
-    """all-MiniLM-L6-v2, centred as the embedded model centres it: its rows already lie in the ConSE space."""
+    """all-MiniLM-L6-v2, centred as ConSE centres it: its rows already lie in the ConSE space."""
 
     dim = conse.DIM
     context_length = mini.CONTEXT_LENGTH

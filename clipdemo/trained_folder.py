@@ -48,7 +48,8 @@ from clipdemo.towers import (
     folder_fingerprint,
 )
 
-UNTRAINED_SCALE, PRIOR_SCALE = 1 / 0.07, 20.0  # Radford et al. 2021, section 2.5; the embedded model's own
+UNTRAINED_SCALE = 1 / 0.07  # Radford et al. 2021, section 2.5
+PRIOR_SCALE = 20.0  # what all-MiniLM-L6-v2 was trained with (its model card's train_script.py)
 
 
 class DualEncoder(nn.Module):

@@ -65,7 +65,8 @@ class Checkpoint:
         revision: hub commit, or "local", or the package versions of the embedded model.
         fingerprint: changes whenever an embedding could change.
         dim: length of an embedding.
-        image_size: side of the model's square input in pixels.
+        image_size: side of the model's square input in pixels; the embedded model keeps an image's proportions, at as
+            many pixels.
         context_length: most tokens of a caption that are read.
         logit_scale: multiplies the cosine before softmax or sigmoid.
         logit_bias: added after scaling by sigmoid checkpoints; None where softmax applies.

@@ -26,7 +26,7 @@ from clipdemo.train.dataset import SPLITS, read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.types import ImageItem
 
-RIDGE = 1.0  # in units of the mean diagonal of the Gram matrix, over the number of photographs
+RIDGE = 1.0  # in units of the mean diagonal of the Gram matrix
 PROTOTYPES = 512
 ROUNDS = 15  # of k-means; it hardly moves after ten
 FOLDS = 5

@@ -33,8 +33,8 @@ from clipdemo.types import ImageItem
 METRICS = "metrics.json"
 DIM = 256  # of a new shared space
 DROPOUT = 0.1
-# Of the 2,176 features before one matrix that starts as ConSE: on 1,024 photographs, less of it
-# learned them by heart after two epochs (docs/training.md).
+# Of the features before one matrix that starts as ConSE: on 1,024 photographs, less of it learned them by heart
+# after two epochs (docs/training.md).
 PRIOR_DROPOUT = 0.8
 CAPTION_BATCH = 256  # between two writes
 MOST_TO_STANDARDISE = 2000

@@ -146,12 +146,7 @@ def _share(row: int, column: int, matrix: ScoreMatrix) -> dict[str, tuple[str, s
 
 def _logit_meaning(checkpoint: Checkpoint) -> str:
     bias = "" if checkpoint.logit_bias is None else f" plus its bias {checkpoint.logit_bias:.2f}"
-    borrowed = (
-        " The embedded model borrows its scale from its text tower."
-        if checkpoint.source == "embedded"
-        else ""
-    )
-    return f"Cosine times the checkpoint's logit scale {checkpoint.logit_scale:.1f}{bias}: what softmax or sigmoid reads.{borrowed}"
+    return f"Cosine times the checkpoint's logit scale {checkpoint.logit_scale:.1f}{bias}: what softmax or sigmoid reads."
 
 
 def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:

@@ -66,8 +66,8 @@ def show_grid(
 def _picture(item: ImageItem) -> str:
     """The thumbnail as Markdown that brings its own bytes.
 
-    Unlike ``st.image`` the browser needs neither another script nor another request to draw it, so that a first
-    visit sees its grid a third of a second earlier; its rank is not part of it, so that Streamlit sends it once.
+    Unlike ``st.image`` the browser needs neither another script nor another request to draw it. Its rank is not part of
+    it, so that Streamlit need not send it again when only the order changes.
     """
     return f"![{plain(item.name, 100)}](data:image/jpeg;base64,{b64encode(item.thumbnail).decode()})"
 

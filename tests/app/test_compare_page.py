@@ -103,7 +103,7 @@ def test_costs_are_measured_once_for_each_and_can_be_measured_again(app):
     shown = table(app, "ms an image")
     assert (shown["ms an image"] > 0).all()
     assert shown["load, s"][0] > 0
-    assert shown["embedding"].tolist() == [16, 384]
+    assert shown["embedding"].tolist() == [16, 386]
     assert shown["device"].tolist() == ["cpu", "cpu"]
     shared, _ = app.session_state["seen"]
     before = [shared.stopwatch.speed(encoder.checkpoint) for encoder in encoders(app)[0]]

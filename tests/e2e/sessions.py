@@ -202,6 +202,8 @@ class Session:
             tile = _TILE.fullmatch(text)
             if tile:
                 rankings[caption].append(Tile(int(tile[1]), _unescaped(tile[2]), float(tile[3])))
+        pictures = sum(element.markdown.body.startswith("![") for element in self._elements.values())
+        assert pictures == sum(map(len, rankings.values())), "a tile does not read as expected"
         return Grid(checkpoint, rankings)
 
     def _words(self) -> str:

@@ -52,6 +52,7 @@ def test_the_first_visit_is_ranked_at_once(app, page):
     for caption in gallery.SAMPLE_CAPTIONS:
         assert page.get_by_role("heading", name=caption).is_visible()
     names = tile_names(page)
+    assert page.locator(TILE).evaluate_all("all => all.every(one => one.naturalWidth > 0)")
     assert [names[0], names[5], names[10]] == ["cat.jpg", "coffee.jpg", "rocket.jpg"]
     page.get_by_text("is not available").wait_for()  # the hub is down, and the page says so
     page.get_by_role("button", name="Try again").wait_for()
@@ -149,7 +150,7 @@ def test_downloads_hold_what_is_on_the_page(app, page):
         assert grid.format == "PNG"
         assert grid.width > 1000
     with np.load(io.BytesIO(download(page, "Embeddings (.npz)")), allow_pickle=False) as saved:
-        assert saved["images"].shape == (len(gallery.samples()), 384)
+        assert saved["images"].shape == (len(gallery.samples()), 386)
         assert str(saved["checkpoint"]) == "embedded"
 
 

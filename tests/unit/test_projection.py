@@ -8,16 +8,14 @@ from clipdemo.errors import CorruptCheckpointError
 from clipdemo.mini import FEATURES, pixels
 from clipdemo.train import embedded
 
-RNG = np.random.default_rng(0)
-
 
 def random_towers(count, classes=8):
     """Features, logits, sentences and pairs of images of a few kinds, two captions each."""
-    kinds = np.arange(count) % classes
-    features = np.abs(RNG.normal(size=(classes, FEATURES)))[kinds] + 0.1 * RNG.random((count, FEATURES))
-    logits = RNG.normal(size=(classes, 1000))[kinds] + RNG.normal(size=(count, 1000))
-    said = RNG.normal(size=(classes, conse.DIM))[kinds] + 0.3 * RNG.normal(size=(count, conse.DIM))
-    sentences = similarity.unit(np.repeat(said, 2, axis=0) + 0.1 * RNG.normal(size=(2 * count, conse.DIM)))
+    rng, kinds = np.random.default_rng(0), np.arange(count) % classes
+    features = np.abs(rng.normal(size=(classes, FEATURES)))[kinds] + 0.1 * rng.random((count, FEATURES))
+    logits = rng.normal(size=(classes, 1000))[kinds] + rng.normal(size=(count, 1000))
+    said = rng.normal(size=(classes, conse.DIM))[kinds] + 0.3 * rng.normal(size=(count, conse.DIM))
+    sentences = similarity.unit(np.repeat(said, 2, axis=0) + 0.1 * rng.normal(size=(2 * count, conse.DIM)))
     pairs = np.stack([np.repeat(np.arange(count), 2), np.arange(2 * count)], axis=1)
     return features.astype(np.float32), logits.astype(np.float32), sentences, pairs
 
@@ -35,6 +33,44 @@ def test_the_shipped_head_gives_unit_rows_of_both_sides():
         assert rows.shape[1] == projection.DIM
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
     assert 1 < head.logit_scale[0] <= 100
+
+
+def test_a_missing_head_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
+    from clipdemo.mini import EmbeddedEncoder
+
+    monkeypatch.setattr(projection, "HEAD", tmp_path / "head.safetensors")
+    with pytest.raises(CorruptCheckpointError, match="missing or broken"):
+        _ = EmbeddedEncoder().checkpoint
+
+
+def test_the_shipped_head_finds_more_than_nothing_learned():
+    import torch
+
+    from clipdemo import gallery, mini
+
+    items, words = (
+        gallery.sample_items(),
+        ["a cat", "a rocket", "a cup of coffee", "a flower", "an astronaut", "coins"],
+    )
+    encoder, tower = mini.EmbeddedEncoder(), mini.load_image_tower()
+    with torch.inference_mode():
+        said = [mini.image_features(tower, torch.from_numpy(mini.pixels(item.image))) for item in items]
+    features, logits = (np.concatenate([each[side].numpy() for each in said]) for side in (0, 1))
+    sentences, head = encoder.encode_sentences(words), projection.shipped()
+    right = [[item.name.split(".")[0] in word for item in items] for word in words]
+
+    def margin(images, captions):
+        cosines = captions @ images.T
+        best_right, best_wrong = (
+            np.where(right, cosines, -1).max(axis=1),
+            np.where(right, -1, cosines).max(axis=1),
+        )
+        return best_right - best_wrong
+
+    learned = margin(head.embed_images(features, logits), head.embed_captions(sentences))
+    untrained = margin(conse.embed_images(logits), similarity.unit(sentences - conse.centre()))
+    assert (learned > 0).all()
+    assert (learned > 0).sum() > (untrained > 0).sum()
 
 
 def test_what_was_learned_finds_its_own_kind(learned):
@@ -65,10 +101,10 @@ def test_a_broken_head_is_refused_in_words(tmp_path, content):
 def test_a_missing_head_and_a_foreign_one_are_refused_in_words(tmp_path):
     from safetensors.numpy import save_file
 
-    with pytest.raises(CorruptCheckpointError, match="is broken"):
+    with pytest.raises(CorruptCheckpointError, match="missing or broken"):
         projection.load(tmp_path / "absent.safetensors")
     save_file({"weights": np.zeros((2, 2), np.float32)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(CorruptCheckpointError, match="is broken"):
+    with pytest.raises(CorruptCheckpointError, match="missing or broken"):
         projection.load(tmp_path / "foreign.safetensors")
 
 

@@ -247,7 +247,7 @@ def test_frozen_towers_see_every_image_once_ever(table, tiny_towers, tmp_path, m
         {"head": "eval"},
         {"prior": True},
         {"dropout": float("nan")},
-        {"format": 2},
+        {"format": 1},
         {"image_tower": "../../secret"},
         {"image_tower": {"origin": "/etc", "name": "x", "revision": "", "learned": False}},
         {"image_tower": {"origin": "embedded", "name": "x", "revision": "", "learned": False}},
