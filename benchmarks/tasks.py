@@ -39,7 +39,7 @@ class Size:
     captions: int = 8
     large: int = 6
     rows: int = 2_000
-    rows_compared: int = 128
+    rows_compared: int = 256
     repeats: int = 3
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     workspace: tuple[int, int] = (186, 50)

@@ -100,7 +100,12 @@ _TURNS: Final = {
 
 
 def decode_image(
-    data: bytes, name: str, *, source: str = "bytes", limits: Limits = _DEFAULT_LIMITS
+    data: bytes,
+    name: str,
+    *,
+    source: str = "bytes",
+    limits: Limits = _DEFAULT_LIMITS,
+    thumbnail: bool = True,
 ) -> ImageItem:
     """Turn the bytes of one file into the small upright RGB copy that everything else uses.
 
@@ -109,6 +114,7 @@ def decode_image(
         name: file name or URL, kept as it is.
         source: as in :class:`ImageItem`.
         limits: ``file_bytes`` and ``pixels`` are the caps.
+        thumbnail: whether to make one; it takes a tenth to a sixth of the time.
 
     Returns:
         An item that holds no reference to ``data``.
@@ -127,7 +133,7 @@ def decode_image(
     kind = _kind(data)
     try:
         image, size = _model_copy(data, kind, limits)
-        thumbnail = _thumbnail(image)
+        small = _thumbnail(image) if thumbnail else b""
     except _BOMBS as error:
         raise ImageTooLargeError(
             f"the image is far beyond the limit of {limits.pixels:,} pixels; shrink it"
@@ -138,7 +144,7 @@ def decode_image(
             "cut off; save or download it again"
         ) from error
     digest = hashlib.sha256(data).hexdigest()
-    return ImageItem(name, digest, image, thumbnail, *size, source)
+    return ImageItem(name, digest, image, small, *size, source)
 
 
 def _kind(data: bytes) -> str:
@@ -292,7 +298,8 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 def _thumbnail(image: Image.Image) -> bytes:
     size = _fit(image.width, image.height, shorter=THUMBNAIL_SIDE, longer=THUMBNAIL_SIDE)
     buffer = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(
+    # From 512 x 384 a sharper filter takes twice as long, and the eye sees no difference.
+    image.resize(size, Image.Resampling.HAMMING).save(
         buffer, "JPEG", quality=THUMBNAIL_QUALITY, optimize=True
     )
     return buffer.getvalue()

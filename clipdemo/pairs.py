@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def score_table(
         workers=plan.workers,
         look_ahead=plan.batch_size,
         patience=plan.patience,
-        decode=footprint.timed("decode", decode_image),
+        decode=footprint.timed("decode", partial(decode_image, thumbnail=plan.thumbnails)),
     ):
         if isinstance(thing, ImageItem):
             batch.append(thing)

@@ -24,7 +24,7 @@ class ImageItem:
         name: file name or URL as the user gave it; untrusted, escape it before showing it.
         sha256: hex digest of the original file's bytes; the image's identity everywhere.
         image: RGB, upright, transparency flattened on white, shrunk to the model copy.
-        thumbnail: JPEG bytes, longest side at most 320 pixels.
+        thumbnail: JPEG bytes, longest side at most 320 pixels; empty where none was asked for.
         width: width of the original, upright, in pixels.
         height: height of the original, upright, in pixels.
         source: "upload", "zip", "url", "camera", "sample" or "bytes".

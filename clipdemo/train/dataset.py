@@ -170,7 +170,7 @@ def _read_images(
         digest = hashlib.sha256(data).hexdigest()
         if digest in known:
             return ImageItem(name, digest, _BLANK, b"", 1, 1, source)
-        return decode_image(data, name, source=source, limits=limits)
+        return decode_image(data, name, source=source, limits=limits, thumbnail=False)
 
     for thing in sources.load(every, limits, workers=2, look_ahead=BATCH, decode=decode):
         if isinstance(thing, Rejected):

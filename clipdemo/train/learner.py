@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from clipdemo import sources, trained, trained_folder
 from clipdemo.errors import TrainingError
+from clipdemo.images import decode_image
 from clipdemo.limits import Limits
 from clipdemo.similarity import IntArray
 from clipdemo.sources import Source
@@ -78,7 +80,8 @@ class Photographs:
         """
         out = []
         files: Iterable[Source] = (self._files[number] for number in which)
-        for number, item in zip(which, sources.load(files, self._limits), strict=True):
+        decode = partial(decode_image, thumbnail=False)
+        for number, item in zip(which, sources.load(files, self._limits, decode=decode), strict=True):
             if not isinstance(item, ImageItem):
                 raise TrainingError(
                     f"the image {self._files[number].name} can no longer be read; bring it back and resume"

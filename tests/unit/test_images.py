@@ -248,6 +248,14 @@ def test_the_thumbnail_is_a_jpeg_of_the_copy():
     assert close(thumbnail.getpixel((315, 5)), BLUE)
 
 
+def test_no_thumbnail_is_made_where_none_is_wanted():
+    data = encode(halves(size=(800, 400)), "PNG")
+    bare, full = decode_image(data, "x", thumbnail=False), decode_image(data, "x")
+    assert not bare.thumbnail
+    assert full.thumbnail
+    assert bare.image == full.image
+
+
 def test_position_and_profile_do_not_travel_on():
     exif = Image.Exif()
     exif[271] = "secret camera"
