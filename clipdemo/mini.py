@@ -68,7 +68,7 @@ class EmbeddedEncoder:
             context_length=CONTEXT_LENGTH,
             logit_scale=float(projection.shipped().logit_scale[0]),
             logit_bias=None,
-            parameters=IMAGE_PARAMETERS + TEXT_PARAMETERS,
+            parameters=IMAGE_PARAMETERS + TEXT_PARAMETERS + projection.shipped().weights.size,
             source="embedded",
         )
 

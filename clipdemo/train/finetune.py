@@ -95,6 +95,11 @@ class WholeLearner(nn.Module):
             self._bias.requires_grad_(True)
         self.model.to(device)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the checkpoint."""
+        return self._base.checkpoint.fingerprint
+
     def begin_epoch(self, epoch: int) -> None:
         """Images are altered; nothing is dropped."""
         self.model.eval()

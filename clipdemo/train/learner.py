@@ -31,6 +31,10 @@ class Learner(Protocol):
     def log_scale(self) -> Tensor:
         """() logarithm of the logit scale, on the device where it trains."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Of what it starts from; changes whenever a file of that changes."""
+
     def begin_epoch(self, epoch: int) -> None:
         """Switch to training; ``epoch`` and the seed say how images are altered."""
 
@@ -126,6 +130,11 @@ class DualLearner(nn.Module):
         if isinstance(pooler := getattr(model.text_tower.model, "pooler", None), nn.Module):
             pooler.requires_grad_(False)  # not used here
         self.log_scale = model.heads.log_scale
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both towers."""
+        return f"{self.model.image_tower.fingerprint} {self.model.text_tower.fingerprint}"
 
     def begin_epoch(self, epoch: int) -> None:
         """Heads drop numbers, images are altered; towers stay as they are used (small batches, few pairs)."""

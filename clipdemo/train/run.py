@@ -157,6 +157,7 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Sh
     about = {
         "table or images": pairs.fingerprint,
         "model": origin,
+        "version of the model's files": learner.fingerprint,
         "--head, --unfreeze or --adapt": f"{wanted.head} {wanted.unfreeze} {wanted.adapt}",
         "settings": json.dumps(asdict(settings)),
         "device": device.type,

@@ -25,6 +25,7 @@ from clipdemo.evaluation import mean_recall
 from clipdemo.train import loop
 from clipdemo.train import run as runs
 from clipdemo.train.dataset import Pairs
+from clipdemo.train.learner import DualLearner
 from clipdemo.train.run import run_training
 
 TINY = {"epochs": 3, "batch_size": 8}
@@ -142,6 +143,10 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
         run(table, tmp_path / "m", **towers, **TINY)
     with pytest.raises(LedgerError, match="another settings"):
         run(table, tmp_path / "m", **towers, **(TINY | {"epochs": 4}), resume=True)
+    with monkeypatch.context() as other:
+        other.setattr(DualLearner, "fingerprint", "of towers that were replaced meanwhile")
+        with pytest.raises(LedgerError, match="another version of the model's files"):
+            run(table, tmp_path / "m", **towers, **TINY, resume=True)
     run(table, tmp_path / "m", **towers, **TINY, resume=True)
     assert weights(tmp_path / "m") == weights(trained[0])
     steps = [json.loads(line).get("step") for line in (tmp_path / "m/log.jsonl").read_text().splitlines()]
