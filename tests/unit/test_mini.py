@@ -5,8 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from clipdemo import gallery, load_encoder, score_matrix
+from clipdemo import gallery, load_encoder, mini, score_matrix
 from clipdemo.mini import CONTEXT_LENGTH, IMAGE_PARAMETERS, TEXT_PARAMETERS
 
 FITTING = {
@@ -68,6 +69,18 @@ def test_the_checkpoint_says_how_many_weights_it_has(encoder):
     towers = encoder._towers()
     assert sum(weight.numel() for weight in towers.image.parameters()) == IMAGE_PARAMETERS
     assert sum(weight.numel() for weight in towers.text.parameters()) == TEXT_PARAMETERS
+
+
+def test_the_lean_image_tower_says_what_the_librarys_own_says(monkeypatch):
+    lean = mini.load_image_tower()
+    monkeypatch.setattr(mini, "lean", lambda tower: tower)
+    whole = mini.load_image_tower()
+    for item in (*gallery.sample_items()[:2], *gallery.sample_items()[5:7]):  # wide, high and square
+        views = torch.from_numpy(mini.pixels(item.image))
+        with torch.inference_mode():
+            pairs = zip(mini.image_features(lean, views), mini.image_features(whole, views), strict=True)
+            for ours, theirs in pairs:
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_the_checkpoint_is_known_without_torch():
