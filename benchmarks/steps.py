@@ -84,7 +84,7 @@ def large(contender: contenders.Contender, images: int) -> Figures:
 def table(contender: contenders.Contender, port: int, rows: int) -> Figures:
     """A table of URLs and captions, never seen before."""
     contender.forget()
-    wanted = pairs(rows, next(_NEW) * 10)
+    wanted = pairs(rows, next(_NEW) * 10_000)
     return _timed(contender, lambda: contender.rows(port, wanted))
 
 

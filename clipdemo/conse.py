@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from clipdemo import similarity
+from clipdemo.errors import CorruptCheckpointError
 from clipdemo.similarity import FloatArray
 
 DIM = 384
@@ -23,6 +24,7 @@ CLASS_TEMPLATE = "a photo of a {}"
 ASSETS = Path(__file__).parent.parent / "assets" / "embedded"
 CLASS_NAMES = ASSETS / "imagenet_classnames.txt"
 CLASS_EMBEDDINGS = ASSETS / "class_embeddings.npy"
+BROKEN = "{} of the embedded model is missing or broken; get clipdemo's folder anew"
 
 
 def embed_images(class_logits: FloatArray) -> FloatArray:
@@ -40,9 +42,16 @@ def centre() -> FloatArray:
 
 
 def fingerprint() -> str:
-    """Changes whenever this head could give another embedding."""
+    """Changes whenever this head could give another embedding.
+
+    Raises:
+        CorruptCheckpointError: its file is missing.
+    """
     recipe = f"conse {TOP_K} {CLASS_TEMPLATE}".encode()
-    return hashlib.sha256(recipe + CLASS_EMBEDDINGS.read_bytes()).hexdigest()
+    try:
+        return hashlib.sha256(recipe + CLASS_EMBEDDINGS.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CorruptCheckpointError(BROKEN.format(CLASS_EMBEDDINGS.name)) from error
 
 
 def build(encode_sentences: Callable[[Sequence[str]], FloatArray]) -> None:
@@ -56,5 +65,8 @@ def build(encode_sentences: Callable[[Sequence[str]], FloatArray]) -> None:
 @cache
 def _classes() -> FloatArray:
     """(1000, 384) text embeddings of the ImageNet-1k class names."""
-    rows: FloatArray = np.load(CLASS_EMBEDDINGS, allow_pickle=False).astype(np.float32)
+    try:
+        rows: FloatArray = np.load(CLASS_EMBEDDINGS, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptCheckpointError(BROKEN.format(CLASS_EMBEDDINGS.name)) from error
     return rows

@@ -114,7 +114,7 @@ def decode_image(
         name: file name or URL, kept as it is.
         source: as in :class:`ImageItem`.
         limits: ``file_bytes`` and ``pixels`` are the caps.
-        thumbnail: whether to make one; it takes a tenth to a sixth of the time.
+        thumbnail: whether to make one; it takes a tenth to a third of the time.
 
     Returns:
         An item that holds no reference to ``data``.

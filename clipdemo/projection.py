@@ -31,7 +31,6 @@ NEAREST = 5  # prototypes that say how crowded a place is
 SCALING = 0.7  # how much of the excess is subtracted from a cosine
 SHARED = 0.4  # the number that carries the other side's excess into the product
 WIDTHS = (1280, 1000, 320, 192)  # of the blocks that are projected
-_BROKEN = "{} of the embedded model is missing or broken; get clipdemo's folder anew"
 RECIPE = f"square roots of 1280 pooled and 1000 shares, 320, 192; {PRIOR} {NEAREST} {SCALING} {SHARED}; 1"
 
 
@@ -95,14 +94,14 @@ def load(path: Path = HEAD) -> Projection:
         arrays = load_file(path)
         head = Projection(**{name: array.astype(np.float32) for name, array in arrays.items()})
     except (OSError, SafetensorError, TypeError) as error:
-        raise CorruptCheckpointError(_BROKEN.format(path.name)) from error
+        raise CorruptCheckpointError(conse.BROKEN.format(path.name)) from error
     wide, dim = sum(WIDTHS), conse.DIM
     shapes = [
         array.shape for array in (head.mean, head.deviation, head.weights, head.density, head.logit_scale)
     ]
     rows = (head.prior_centre, head.caption_centre, head.image_prototypes, head.caption_prototypes)
     if shapes != [(wide,), (wide,), (wide, dim), (2,), (1,)] or any(each.shape[-1] != dim for each in rows):
-        raise CorruptCheckpointError(_BROKEN.format(path.name))
+        raise CorruptCheckpointError(conse.BROKEN.format(path.name))
     return head
 
 
@@ -122,7 +121,7 @@ def fingerprint() -> str:
     try:
         return hashlib.sha256(recipe + HEAD.read_bytes()).hexdigest()
     except OSError as error:
-        raise CorruptCheckpointError(_BROKEN.format(HEAD.name)) from error
+        raise CorruptCheckpointError(conse.BROKEN.format(HEAD.name)) from error
 
 
 def inputs(features: FloatArray, class_logits: FloatArray) -> list[FloatArray]:

@@ -31,15 +31,19 @@ class EmbeddedImageTower(nn.Module):
 
     The ConSE embedding is what the towers make of an image without training; a head may start from it
     (``heads.Head`` with a prior).
+
+    Args:
+        learned: whether its weights are to learn, or have learned.
     """
 
     dim = mini.FEATURES + conse.DIM
     image_size = mini.IMAGE_SIZE
     step = 1  # shapes differ, and larger batches leave the CPU's cache
 
-    def __init__(self) -> None:
+    def __init__(self, *, learned: bool = False) -> None:
         super().__init__()
-        self.model = mini.load_image_tower()
+        whole = mini.load_image_tower()
+        self.model = whole if learned else mini.lean(whole)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -187,7 +187,7 @@ class _Epochs:
         recall = "" if now.recall is None else f", validation recall {100 * now.recall:.1f} %"
         line = (
             f"epoch {now.epoch}/{now.epochs}, step {now.step:,}/{now.steps:,}: loss {now.loss:.4f}, temperature "
-            f"{now.temperature:.4f}, {now.images_per_second:,.0f} pairs/s, {now.seconds_left:,.0f} s left{recall}"
+            f"{now.temperature:.4f}, {now.pairs_per_second:,.0f} pairs/s, {now.seconds_left:,.0f} s left{recall}"
         )
         if self._looked_at:
             typer.echo(f"\r\x1b[K{line}", err=True, nl=last)

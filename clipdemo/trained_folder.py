@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -70,14 +70,18 @@ class DualEncoder(nn.Module):
         self.heads = Heads(image, text, PRIOR_SCALE if recipe.prior else UNTRAINED_SCALE)
 
 
-def open_towers(image: str, text: str) -> tuple[AnyImageTower, Reference, AnyTextTower, Reference]:
-    """Two towers by name: "embedded", a hub name, or a folder.
+def open_towers(
+    image: str, text: str, unfreeze: str = ""
+) -> tuple[AnyImageTower, Reference, AnyTextTower, Reference]:
+    """Two towers by name: "embedded", a hub name, or a folder; ``unfreeze`` ("image", "text", "both") says which learn.
 
     Raises:
         CheckpointError: no such tower, or one that cannot be used.
     """
     image_reference, image_folder = _find(image, hub.IMAGES)
     text_reference, text_folder = _find(text, hub.CAPTIONS)
+    image_reference = replace(image_reference, learned=unfreeze in {"image", "both"})
+    text_reference = replace(text_reference, learned=unfreeze in {"text", "both"})
     return (
         _image_tower(image_reference, image_folder),
         image_reference,
@@ -176,7 +180,7 @@ def _find(name: str, needs: hub.Needs) -> tuple[Reference, Path]:
 
 def _image_tower(reference: Reference, folder: Path) -> AnyImageTower:
     if reference.origin == EMBEDDED:
-        return EmbeddedImageTower()
+        return EmbeddedImageTower(learned=reference.learned)
     return ImageTower(*_files(reference, folder, hub.IMAGES))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ def card_text(
         licences: what the table says of its pairs -> how many.
     """
     images, pairs = done["images"], done["pairs"]
+    fence = "`" * (1 + max(2, *map(len, re.findall("`*", command))))
     counts = ", ".join(f"{images[split]:,} images and {pairs[split]:,} pairs ({split})" for split in images)
     said = [f"- {_plain(licence)}: {count:,} pairs" for licence, count in list(licences.items())[:20]]
     out = [f"- {count:,} rows left out: {_plain(reason)}" for reason, count in done["left_out"].items()]
@@ -80,7 +82,7 @@ def card_text(
             "---\nlibrary_name: clipdemo\npipeline_tag: zero-shot-image-classification\n---",
             "# An image-text dual encoder trained by clipdemo",
             f"Trained from {_plain(origin)}. Opened by clipdemo: the folder's path is the checkpoint's name.",
-            f"\n```sh\n{_plain(command)}\n```",
+            f"\n{fence}sh\n{command}\n{fence}",
             "\n## Data\n",
             f"{counts}; no image is in two splits.",
             *(f"- {note}" for note in done["notes"]),
@@ -115,6 +117,5 @@ def _figures(direction: Mapping[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Foreign text on one line, without what Markdown or HTML would act on."""
-    kept = "".join(" " if letter in "\r\n`<>|[]" else letter for letter in text)
-    return kept[:300]
+    """Foreign text on one line, every Markdown and HTML character escaped."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split())[:300])

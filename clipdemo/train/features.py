@@ -1,7 +1,7 @@
 """Features of frozen towers, kept on disk: every image and caption goes through a tower once, ever.
 
-A feature row is a pure function of (tower fingerprint, content), so runs share it safely; the files may be
-deleted at any time. They hold numbers and hashes only, neither pictures nor words.
+A feature row depends on (tower fingerprint, content) alone, but for the last digits, which differ between devices;
+so runs share it. The files may be deleted at any time. They hold numbers and hashes only, neither pictures nor words.
 """
 
 from __future__ import annotations

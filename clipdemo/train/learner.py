@@ -181,10 +181,13 @@ class DualLearner(nn.Module):
 
     def groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Heads at the full rate, towers at a small part of it."""
-        towers = [*self.model.image_tower.parameters(), *self.model.text_tower.parameters()]
-        slow = [weight for weight in towers if weight.requires_grad]
-        groups = parameter_groups(self.model.heads, learning_rate)
-        return groups + ([{"params": slow, "lr": TOWER_PACE * learning_rate}] if slow else [])
+        parts = (
+            (self.model.heads, 1.0),
+            (self.model.image_tower, TOWER_PACE),
+            (self.model.text_tower, TOWER_PACE),
+        )
+        groups = [group for part, pace in parts for group in parameter_groups(part, pace * learning_rate)]
+        return [group for group in groups if group["params"]]
 
     def learned(self) -> dict[str, Tensor]:
         """The parameters that learn, by name."""

@@ -66,7 +66,7 @@ class Progress:
     steps: int
     loss: float
     temperature: float
-    images_per_second: float
+    pairs_per_second: float
     seconds_left: float
     recall: float | None
 
@@ -126,7 +126,6 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: pace(step, total, settings.warm_up))
     now = state.begin(folder, about, learner, optimiser, schedule)
-    device = learner.log_scale.device
     started, first, saved = time.perf_counter(), now.step, time.perf_counter()
 
     while now.epoch < settings.epochs and now.epoch - now.best < settings.patience:
@@ -135,16 +134,16 @@ def train(
         learner.begin_epoch(now.epoch)
         for batch in batches[now.step - now.epoch * steps :]:
             with _short_memory_in_words(settings, folder, now.best):
-                loss = _loss(learner, training[batch], device)
+                loss = _loss(learner, training[batch], learner.log_scale.device)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 norm = torch.nn.utils.clip_grad_norm_(learner.learned().values(), settings.clip_norm)
-            if not torch.isfinite(norm) or not math.isfinite(loss.item()):
-                raise TrainingError(
-                    f"the loss is no number any more at step {now.step + 1}; take a smaller --learning-rate"
-                    + _kept(folder, now.best)
-                )
-            optimiser.step()
+                if not torch.isfinite(norm) or not math.isfinite(loss.item()):
+                    raise TrainingError(
+                        f"the loss is no number any more at step {now.step + 1}; take a smaller --learning-rate"
+                        + _kept(folder, now.best)
+                    )
+                optimiser.step()
             schedule.step()
             learner.clamp()
             now.step += 1
@@ -167,7 +166,8 @@ def train(
             if time.perf_counter() - saved > SAVE_SECONDS and now.step % steps:
                 state.save(folder, about, learner, optimiser, schedule, now)
                 saved = time.perf_counter()
-        recall = evaluation.mean_recall(*embed(learner, validation))
+        with _short_memory_in_words(settings, folder, now.best):
+            recall = evaluation.mean_recall(*embed(learner, validation))
         done = Epoch(now.epoch + 1, now.loss_sum / steps, math.exp(-learner.log_scale.item()), recall)
         _log(folder, now, {"validation": asdict(done)})
         now.history.append(asdict(done))

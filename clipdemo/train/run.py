@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -202,12 +202,12 @@ def _joined(
 ) -> tuple[Learner, Pairs, str]:
     """Two towers with new heads, their pairs, and where the towers come from."""
     image_tower, image_from, text_tower, text_from = trained_folder.open_towers(
-        wanted.image_tower, wanted.text_tower
+        wanted.image_tower, wanted.text_tower, wanted.unfreeze
     )
     prior = image_from.origin == text_from.origin == recipes.EMBEDDED
     recipe = recipes.Recipe(
-        replace(image_from, learned=wanted.unfreeze in {"image", "both"}),
-        replace(text_from, learned=wanted.unfreeze in {"text", "both"}),
+        image_from,
+        text_from,
         wanted.head,
         text_tower.dim if prior else DIM,
         prior,

@@ -22,7 +22,10 @@ from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 Thing = TypeVar("Thing")
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
-_SIGNS = re.compile(r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()|(?<=@)|(?<=www)(?=\.)", re.IGNORECASE)
+_SIGNS = re.compile(
+    r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()|(?<=@)|(?<=:)(?=streamlit)|(?<=www)(?=\.)",
+    re.IGNORECASE,
+)
 
 
 def plain(text: str, most: int = 120) -> str:
@@ -31,7 +34,7 @@ def plain(text: str, most: int = 120) -> str:
     if len(short) > most:
         short = short[: most - 1] + "…"
     # A word joiner keeps two signs from being set as one ("--" as a dash, "..." as an ellipsis), and
-    # "www." or an e-mail address from becoming a link.
+    # "www." or an e-mail address from becoming a link, and ":streamlit:" from becoming a logo.
     apart = _SIGNS.sub("\u2060", short)
     return _PUNCTUATION.sub(r"\\\1", apart)
 

@@ -271,6 +271,24 @@ def test_own_templates_are_applied_and_travel_in_the_link(app, page):
     assert grid(again) == after
 
 
+def test_hostile_file_names_read_as_typed(app, page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{app}?samples=none&captions=a+red+square")
+    names = [
+        "<b>x<img src=y onerror=z>.png",
+        "![](http://b.test/a.png).png",
+        ":streamlit: :red[a].png",
+        "**b** $x$.png",
+    ]
+    upload(page, *((name, picture((255, 40 * n, 0), (40, 40))) for n, name in enumerate(names)))
+    page.locator(TILE).nth(len(names) - 1).wait_for()
+    assert set(tile_names(page)) == set(names)
+    shown = page.locator("[class*=st-key-grid-0]").inner_text().replace("\u2060", "")
+    assert all(name[:27] in shown for name in names)
+    assert not [url for url in asked if not url.startswith((app, "data:", "blob:"))]
+
+
 def test_about_names_every_photographer(app, page):
     page.goto(f"{app}/about")
     page.get_by_role("heading", name="Sample photographs").wait_for()

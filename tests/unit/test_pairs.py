@@ -12,6 +12,7 @@ from plain_encoder import SQUARES, PlainEncoder, Shelf, csv_of, scored, square_p
 from stand_in_network import World
 from tiny_checkpoints import COLOURS
 
+from clipdemo import images
 from clipdemo.errors import LedgerError
 from clipdemo.fetch import fetch_bytes
 from clipdemo.footprint import Footprint
@@ -51,6 +52,15 @@ def test_an_image_first_named_by_rows_that_cannot_be_scored_is_still_read_once(b
     )
     assert len(ledger.pairs()[0]) == 200
     assert shelf.read == {"red.png": 1}
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_thumbnails_are_made_where_they_are_wanted(wanted, monkeypatch):
+    made = []
+    monkeypatch.setattr(images, "_thumbnail", lambda image: made.append(image.size) or b"jpeg")
+    ledger = scored(table_of(MANY), PlainEncoder(), plan=Plan(Limits(), thumbnails=wanted))
+    assert len(made) == (len(SQUARES) if wanted else 0)
+    assert ledger.thumbnail(0) == (b"jpeg" if wanted else None)
 
 
 def test_a_file_that_cannot_be_read_is_tried_once():

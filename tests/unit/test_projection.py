@@ -73,6 +73,18 @@ def test_the_shipped_head_finds_more_than_nothing_learned():
     assert (learned > 0).sum() > (untrained > 0).sum()
 
 
+@pytest.mark.parametrize("file", [None, b"", b"no array"])
+def test_missing_or_broken_class_embeddings_are_said(file, monkeypatch, tmp_path):
+    monkeypatch.setattr(conse, "CLASS_EMBEDDINGS", tmp_path / "class_embeddings.npy")
+    if file is None:
+        with pytest.raises(CorruptCheckpointError, match=r"class_embeddings\.npy .* missing or broken"):
+            conse.fingerprint()
+    else:
+        conse.CLASS_EMBEDDINGS.write_bytes(file)
+    with pytest.raises(CorruptCheckpointError, match=r"class_embeddings\.npy .* missing or broken"):
+        conse._classes.__wrapped__()
+
+
 def test_what_was_learned_finds_its_own_kind(learned):
     head, features, logits, sentences = learned
     cosines = head.embed_images(features, logits) @ head.embed_captions(sentences).T  # (40, 80)
