@@ -25,7 +25,7 @@ DEFINITION = (
 )
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --faint: #667085; }
+:root { color-scheme: light dark; --line: #8884; --faint: light-dark(#667085, #98a2b3); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }

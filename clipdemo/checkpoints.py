@@ -107,7 +107,7 @@ def load_encoder(
         return _load_folder(Path(name), device, on_progress, gate)
     if not hub.is_name(name):
         raise CheckpointNotFoundError(
-            f"{name!r} is neither a folder on this machine nor a hub name of the form owner/name"
+            f"{name!r} is neither the folder of a checkpoint on this machine nor a hub name of the form owner/name"
         )
     here = hub.find(name, _pinned(name))
     if here:
@@ -241,7 +241,9 @@ def _load_trained(
 
 
 def _is_folder(name: str) -> bool:
-    return (os.sep in name or "/" in name or "." in name) and Path(name).is_dir()
+    if name == EMBEDDED or not Path(name).is_dir():
+        return False
+    return os.sep in name or "/" in name or "." in name or (Path(name) / "config.json").is_file()
 
 
 def _fingerprint(folder: Path) -> str:

@@ -23,11 +23,12 @@ WHY_RANKS = (
 )
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --faint: #667085; }
+:root { color-scheme: light dark; --line: #8884; --faint: light-dark(#667085, #98a2b3); }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
-th:first-child, td:first-child, .ranks th, .ranks td { text-align: left; } .ranks td { overflow-wrap: anywhere; min-width: 7rem; }
+th:first-child, td:first-child, .ranks th, .ranks td { text-align: left; } .ranks td { overflow-wrap: anywhere; }
+.ranks td + td { min-width: 7rem; }
 td img { height: 4rem; border-radius: .3rem; display: block; } .faint { color: var(--faint); }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(12rem, 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; overflow-wrap: anywhere; font-size: .9rem; }

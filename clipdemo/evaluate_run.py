@@ -125,7 +125,10 @@ def _only(table: Table, split: str) -> Table:
     """The table's rows of one split."""
     at = column(table, "split")
     if at is None:
-        raise TableError("the table has no column 'split'; leave --split out")
+        raise TableError(
+            "the table has no column 'split', so --split has nothing to choose by; what `clipdemo train` set apart by "
+            "itself is measured in its folder's metrics.json"
+        )
 
     def wanted(row: Row) -> bool:
         return bool(row.problem) or split_of(row, at) == split

@@ -79,8 +79,11 @@ def train(
         str | None, typer.Option("--from", help="Fine-tune a CLIP or SigLIP checkpoint instead.")
     ] = None,
     adapt: Annotated[
-        Adapt, typer.Option(help="With --from: its projections only, or low-rank changes of its attention.")
-    ] = Adapt.heads,
+        Adapt | None,
+        typer.Option(
+            help="With --from: its projections only, or low-rank changes of its attention.  [default: heads]"
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -121,7 +124,7 @@ def train(
             head=head.value,
             unfreeze=unfreeze.value if unfreeze else "",
             base=base,
-            adapt=adapt.value if base else "",
+            adapt=adapt.value if adapt else Adapt.heads.value if base else "",
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,

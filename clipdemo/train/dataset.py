@@ -236,6 +236,7 @@ def _check(found: Pairs) -> None:
         raise TrainingError(
             f"the table gives {len(found.images):,} usable images, {train:,} of them to train on and {val:,} to "
             f"validate with; training tells images apart, so it needs at least 2 and 1{because}"
+            + "".join(f"; {note}" for note in found.notes)
         )
     texts = len(set(found.of("train")[:, 1].tolist()))
     if texts < 2:

@@ -57,7 +57,7 @@ class TrainRun:
         head: "linear" or "projection".
         unfreeze: "", "image", "text" or "both".
         base: a CLIP or SigLIP checkpoint to fine-tune instead of joining two towers.
-        adapt: "heads" or "lora", of the base.
+        adapt: "heads" or "lora", of the base; empty without one.
         epochs: as in ``loop.Settings``.
         batch_size: as in ``loop.Settings``.
         learning_rate: as in ``loop.Settings``.
@@ -158,9 +158,10 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Sh
         "table or images": pairs.fingerprint,
         "model": origin,
         "version of the model's files": learner.fingerprint,
-        "--head, --unfreeze or --adapt": f"{wanted.head} {wanted.unfreeze} {wanted.adapt}",
-        "settings": json.dumps(asdict(settings)),
+        "head": wanted.head,
+        "what learns": wanted.unfreeze or wanted.adapt or "the heads alone",
         "device": device.type,
+        **{name.replace("_", " "): str(value) for name, value in asdict(settings).items()},
     }
     history = train(learner, pairs, settings, wanted.output, about, show)
     figures = {
@@ -188,6 +189,10 @@ def _open(wanted: TrainRun) -> Table:
     ):
         raise SettingError(
             "--from takes a whole checkpoint; leave --image-tower, --text-tower and --unfreeze out"
+        )
+    if wanted.adapt and not wanted.base:
+        raise SettingError(
+            "--adapt belongs to --from; name the checkpoint to fine-tune, or leave --adapt out"
         )
     if not wanted.table.is_file():
         raise TableError(f"there is no table {wanted.table}")

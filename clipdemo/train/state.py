@@ -19,6 +19,7 @@ from clipdemo.errors import LedgerError, OutputError
 from clipdemo.train.learner import Learner
 
 STATE, LOG = "state.pt", "log.jsonl"
+SHORT = 20  # letters of a setting that are worth repeating; a fingerprint has more
 
 
 @dataclass
@@ -70,12 +71,12 @@ def begin(
         held = torch.load(folder / STATE, map_location=device, weights_only=True)
         before = held["about"]
     except (OSError, RuntimeError, EOFError, UnpicklingError, LookupError, TypeError) as error:
-        raise LedgerError(f"{folder / STATE} is broken; delete it and start anew") from error
-    differing = [key for key in about if before.get(key) != about[key]]
+        raise LedgerError(f"{folder / STATE} is broken; delete the folder and start anew") from error
+    differing = [_said(key, before.get(key)) for key in about if before.get(key) != about[key]]
     if differing:
         raise LedgerError(
-            f"the run to resume had another {' and '.join(differing)}; resume it with the same command, or delete "
-            f"{folder / STATE} and start anew"
+            f"the run to resume differs in {' and '.join(differing)}; resume it with the same command, or delete "
+            f"the folder {folder} and start anew"
         )
     put(learner, held["weights"])
     optimiser.load_state_dict(held["optimiser"])
@@ -88,6 +89,11 @@ def begin(
         lines = (folder / LOG).read_text("utf-8").splitlines(keepends=True) if (folder / LOG).exists() else []
         trained_folder.write(folder / LOG, "".join(lines[: now.log_lines]).encode())
     return now
+
+
+def _said(key: str, before: str | None) -> str:
+    """What differs, with what it was where that is short."""
+    return f"{key} (it had {before})" if before and len(before) <= SHORT else key
 
 
 def save(

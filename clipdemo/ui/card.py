@@ -43,7 +43,7 @@ def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> No
         item = matrix.images[row]
         left, right = st.columns([2, 3], gap="medium")
         left.image(item.thumbnail, alt=item.name[:100], width="stretch")
-        left.caption(f"{views.plain(item.name, 80)} · {item.width} × {item.height}")
+        left.caption(f"\u2068{views.plain(item.name, 80)}\u2069 · {item.width} × {item.height}")
         for query in (other for other in matrix.images if other.sha256 == wanted.query):
             left.image(query.thumbnail, alt=query.name[:100], width=110)
             left.caption(f"The query image: {views.plain(query.name, 80)}")

@@ -22,6 +22,10 @@ from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 Thing = TypeVar("Thing")
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+# What is not seen but turns, joins or hides what is; emoji need the joiners.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
 _SIGNS = re.compile(
     r"(?<=[!-/:-@\[-`{-~])(?=[!-/:-@\[-`{-~])|(?<=\()|(?<=@)|(?<=:)(?=streamlit)|(?<=www)(?=\.)",
     re.IGNORECASE,
@@ -30,7 +34,7 @@ _SIGNS = re.compile(
 
 def plain(text: str, most: int = 120) -> str:
     """Text from outside, shortened and with every Markdown character escaped, so that it shows as typed."""
-    short = " ".join(text.split())
+    short = _UNSEEN.sub("\ufffd", " ".join(text.split()))
     if len(short) > most:
         short = short[: most - 1] + "…"
     # A word joiner keeps two signs from being set as one ("--" as a dash, "..." as an ellipsis), and

@@ -141,7 +141,7 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
         run_training(whole, stop, lambda *how_far: None)
     with pytest.raises(LedgerError, match="add --resume"):
         run(table, tmp_path / "m", **towers, **TINY)
-    with pytest.raises(LedgerError, match="another settings"):
+    with pytest.raises(LedgerError, match=r"differs in epochs \(it had 3\); resume"):
         run(table, tmp_path / "m", **towers, **(TINY | {"epochs": 4}), resume=True)
     run(table, tmp_path / "m", **towers, **TINY, resume=True)
     assert weights(tmp_path / "m") == weights(trained[0])
@@ -164,7 +164,7 @@ def test_a_run_whose_tower_was_replaced_meanwhile_does_not_go_on(side, table, to
         run_training(wanted(table, tmp_path / "m", **towers, **TINY), stop, lambda *how_far: None)
     with (tmp_path / "tower/config.json").open("a") as file:
         file.write("\n")
-    with pytest.raises(LedgerError, match="another version of the model's files"):
+    with pytest.raises(LedgerError, match="differs in version of the model's files; resume it"):
         run(table, tmp_path / "m", **towers, **TINY, resume=True)
 
 
