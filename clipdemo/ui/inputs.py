@@ -157,6 +157,8 @@ def _checkpoint_news(shared: Engine, watched: list[str]) -> None:
 
     # What nobody asked for yet ("idle") is asked for at the end of this run.
     before = states()
+    if watched[0] != EMBEDDED and before[0] == "failed":  # since the picker was drawn, which now falls back
+        st.rerun()
     moving = not all(state in {"ready", "failed"} for state in before)
 
     @st.fragment(run_every=1.0 if moving else None)

@@ -231,7 +231,7 @@ def test_a_gpu_that_is_not_there_is_told(place, commands, colour_clip):
     ended = commands.run("pairs", "in.csv", "--checkpoint", colour_clip, "--device", "cuda", cwd=place)
     assert is_one_sentence(ended, "this machine has no cuda device")
     ended = commands.run("pairs", "in.csv", "--checkpoint", "no/such-folder/here", cwd=place)
-    assert is_one_sentence(ended, "neither a folder on this machine nor a hub name")
+    assert is_one_sentence(ended, "neither the folder of a checkpoint on this machine nor a hub name")
 
 
 # ---- what a run gives
