@@ -71,12 +71,12 @@ def begin(
         held = torch.load(folder / STATE, map_location=device, weights_only=True)
         before = held["about"]
     except (OSError, RuntimeError, EOFError, UnpicklingError, LookupError, TypeError) as error:
-        raise LedgerError(f"{folder / STATE} is broken; delete the folder and start anew") from error
+        raise LedgerError(f"{folder / STATE} is broken; start anew in another folder") from error
     differing = [_said(key, before.get(key)) for key in about if before.get(key) != about[key]]
     if differing:
         raise LedgerError(
-            f"the run to resume differs in {' and '.join(differing)}; resume it with the same command, or delete "
-            f"the folder {folder} and start anew"
+            f"the run to resume differs in {' and '.join(differing)}; resume it with the same command, or "
+            "start anew in another folder"
         )
     put(learner, held["weights"])
     optimiser.load_state_dict(held["optimiser"])

@@ -115,6 +115,15 @@ def test_a_folder_may_be_given_as_a_path(colour_clip, tmp_path):
             load_encoder(wrong)
 
 
+def test_a_folder_of_a_checkpoint_may_be_named_without_a_path(colour_clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(colour_clip.parent)
+    assert load_encoder(colour_clip.name).checkpoint.id == colour_clip.name
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointNotFoundError, match="neither the folder of a checkpoint"):
+        load_encoder("notes")
+
+
 def test_a_catalogue_name_is_loaded_at_its_pinned_commit(hub):
     pinned = CATALOGUE[checkpoints.CLIP_BASE].revision
     assert load_encoder(checkpoints.CLIP_BASE).checkpoint.revision == pinned

@@ -26,6 +26,7 @@ from clipdemo.evaluation import mean_recall
 from clipdemo.train import card, loop
 from clipdemo.train import run as runs
 from clipdemo.train.dataset import Pairs
+from clipdemo.train.learner import TOWER_PACE
 from clipdemo.train.run import run_training
 
 TINY = {"epochs": 3, "batch_size": 8}
@@ -302,6 +303,8 @@ def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table,
         run(table, trained[0])
     with pytest.raises(SettingError, match="leave --image-tower"):
         run(table, tmp_path / "m", base="x/y", unfreeze="image")
+    with pytest.raises(SettingError, match="--adapt belongs to --from"):
+        run(table, tmp_path / "m", adapt="lora")
     one = tmp_path / "one.csv"
     one.write_bytes(csv_of([("0.png", "one row")]))
     with pytest.raises(TrainingError, match="1 usable images"):
@@ -333,6 +336,16 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
     assert not torch.equal(learned[f"model.{name}"], shipped[name])
     rows = load_encoder(str(tmp_path / "m"), device="cpu").encode_images(colour_items)
     assert np.isfinite(rows).all()
+
+
+def test_what_is_no_matrix_learns_without_weight_decay_in_towers_too(table, towers, tmp_path):
+    both = wanted(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
+    learner, *_ = runs._joined(both, runs._open(both), torch.device("cpu"), lambda *how_far: None)
+    groups = learner.groups(1e-3)
+    flat = [group for group in groups if any(weight.ndim < 2 for weight in group["params"])]
+    assert {group["lr"] for group in flat} == {1e-3, 1e-3 * TOWER_PACE}
+    assert all(group["weight_decay"] == 0 for group in flat)
+    assert sum(len(group["params"]) for group in groups) == len(learner.learned())
 
 
 def test_the_card_holds_the_command_as_typed_and_escapes_what_the_table_says(trained):
