@@ -74,10 +74,29 @@ def wait_until(true: Callable[[], bool], seconds: float, otherwise: str) -> None
         time.sleep(0.1)
 
 
+QUIET = """() => {
+    const now = performance.now(), body = document.body
+    if (body.lastChange === undefined) {
+        body.lastChange = now
+        new MutationObserver(() => { body.lastChange = performance.now() }).observe(
+            body, { attributes: true, characterData: true, childList: true, subtree: true })
+    }
+    const app = document.querySelector("[data-testid=stApp]")
+    return app?.dataset.testScriptState === "notRunning" && now - body.lastChange > 300
+}"""
+
+
 def settled(page: Page) -> None:
-    """Wait until the script has run and nothing is being redrawn."""
-    page.wait_for_timeout(250)
-    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=90_000)
+    """Wait until the script has run and the page has not changed for 0.3 s: elements are drawn in no fixed order."""
+    page.wait_for_timeout(100)
+    page.wait_for_function(QUIET, timeout=90_000)
+
+
+def ranked(page: Page, address: str) -> None:
+    """Open the page and wait until its first grid is drawn."""
+    page.goto(address)
+    page.locator(TILE).first.wait_for()
+    settled(page)
 
 
 def write_captions(page: Page, *captions: str) -> None:

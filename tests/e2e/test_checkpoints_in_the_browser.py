@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from browsing import TILE, running_app, settled, write_captions
+from browsing import TILE, ranked, running_app, settled, write_captions
+from playwright.sync_api import expect
 from stand_in_hub import Fault, StandInHub
 
 from clipdemo.checkpoints import CLIP_BASE
@@ -14,8 +15,8 @@ SCORED_UNDER_CLIP = re.compile("Scored under .* 77 tokens")  # the embedded mode
 LOADING = 180_000  # milliseconds; importing torch and transformers takes long where cores are shared
 
 
-def chosen(page):
-    return page.get_by_role("combobox", name="Checkpoint").input_value()
+def expect_chosen(page, title):
+    expect(page.get_by_role("combobox", name="Checkpoint")).to_have_value(title)
 
 
 def type_in(page, words):
@@ -28,12 +29,12 @@ def type_in(page, words):
 
 def test_clip_downloads_behind_the_page_and_is_offered_in_one_click(browser, page, colour_clip, tmp_path):
     with StandInHub({CLIP_BASE: colour_clip}) as hub:
-        hub.faults["model.safetensors"] = Fault(bytes_per_second=60_000)
+        hub.faults["model.safetensors"] = Fault(bytes_per_second=20_000)  # 13 seconds
         with running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
             page.goto(app)
-            page.locator(TILE).first.wait_for()
             page.get_by_text("Downloading CLIP ViT-B/32").wait_for()
-            assert chosen(page) == "Embedded model"
+            page.locator(TILE).first.wait_for()
+            expect_chosen(page, "Embedded model")
             before = page.locator("[data-testid=stMain]").inner_text()
             switch = page.get_by_role("button", name="CLIP ViT-B/32 is ready: switch to it")
             switch.wait_for()
@@ -42,7 +43,7 @@ def test_clip_downloads_behind_the_page_and_is_offered_in_one_click(browser, pag
             assert page.locator("[data-testid=stMain]").inner_text() == before
             switch.click()
             page.get_by_text(SCORED_UNDER_CLIP).wait_for()
-            assert chosen(page) == "CLIP ViT-B/32"
+            expect_chosen(page, "CLIP ViT-B/32")
             assert "checkpoint=openai" in page.url
 
             other = page.context.browser.new_context().new_page()
@@ -57,8 +58,7 @@ def test_a_download_that_fails_leaves_the_page_working_and_can_be_tried_again(
     with StandInHub({CLIP_BASE: colour_clip}) as hub:
         hub.faults["model.safetensors"] = Fault(corrupt=True, times=1)
         with running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
-            page.goto(app)
-            page.locator(TILE).first.wait_for()
+            ranked(page, app)
             page.get_by_text("is not available").wait_for()
             page.get_by_role("button", name="Try again").click()
             page.get_by_role("button", name="CLIP ViT-B/32 is ready: switch to it").wait_for()
@@ -69,7 +69,7 @@ def test_the_hosts_own_checkpoint_is_what_visits_start_on(browser, page, colour_
         page.goto(app)
         page.get_by_text(SCORED_UNDER_CLIP).wait_for()
         write_captions(page, "a red square", "a blue square")
-        assert chosen(page).startswith("colour-clip")
+        expect_chosen(page, re.compile("^colour-clip"))
 
 
 def test_a_host_checkpoint_that_cannot_be_used_falls_back_on_the_embedded_model(browser, page, tmp_path):
@@ -78,7 +78,7 @@ def test_a_host_checkpoint_that_cannot_be_used_falls_back_on_the_embedded_model(
         page.goto(app)
         page.get_by_text("holds no checkpoint").wait_for()
         page.locator(TILE).first.wait_for()
-        assert chosen(page) == "Embedded model"
+        expect_chosen(page, "Embedded model")
 
 
 def test_a_folder_is_typed_where_the_host_allows_it_and_one_without_a_dual_encoder_is_refused(
@@ -88,21 +88,20 @@ def test_a_folder_is_typed_where_the_host_allows_it_and_one_without_a_dual_encod
     other.mkdir()
     (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with running_app(tmp_path / "log", CLIPDEMO_TYPED_CHECKPOINTS="folders") as app:
-        page.goto(app)
-        page.locator(TILE).first.wait_for()
+        ranked(page, app)
         type_in(page, str(colour_clip))
         page.get_by_text(SCORED_UNDER_CLIP).wait_for(timeout=LOADING)
-        assert chosen(page) == colour_clip.name
+        expect_chosen(page, colour_clip.name)
         assert f"checkpoint={colour_clip.name}" in page.url
         assert str(colour_clip.parent) not in page.url
 
         type_in(page, str(other))
         page.get_by_text("image-text dual encoders").wait_for(timeout=LOADING)
-        assert chosen(page) == "Embedded model"
+        expect_chosen(page, "Embedded model")
 
         type_in(page, str(tmp_path / "absent"))
         page.get_by_text("there is no folder").wait_for()
-        assert chosen(page) == "Embedded model"
+        expect_chosen(page, "Embedded model")
 
 
 def test_a_hub_name_is_typed_and_what_the_host_does_not_allow_is_refused(
@@ -115,20 +114,19 @@ def test_a_hub_name_is_typed_and_what_the_host_does_not_allow_is_refused(
     (wrong / "config.json").write_text(json.dumps({"model_type": "bert"}))
     repos = {"tiny/colours": colour_clip, "tiny/bert": wrong}
     with StandInHub(repos) as hub, running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
-        page.goto(app)
-        page.locator(TILE).first.wait_for()
+        ranked(page, app)
         type_in(page, str(colour_clip))
         page.get_by_text("folders of this server are not open to visitors").wait_for()
-        assert chosen(page) == "Embedded model"
+        expect_chosen(page, "Embedded model")
 
         type_in(page, "tiny/colours")
         page.get_by_text(SCORED_UNDER_CLIP).wait_for(timeout=LOADING)
-        assert chosen(page) == "colours"
+        expect_chosen(page, "colours")
         assert page.get_by_text("not open to visitors").count() == 0
 
         type_in(page, "tiny/bert")
         page.get_by_text("of the type 'bert'").wait_for(timeout=LOADING)
-        assert chosen(page) == "Embedded model"
+        expect_chosen(page, "Embedded model")
         sent = [each.file for each in hub.requests if each.repo == "tiny/bert"]
         assert "config.json" in sent
         assert "model.safetensors" not in sent
@@ -145,5 +143,5 @@ def test_a_link_to_a_hub_name_waits_for_the_visitors_click(browser, page, colour
         assert not [each for each in hub.requests if each.repo == "tiny/colours"]
         page.get_by_role("button", name="Load it").click()
         page.get_by_text(SCORED_UNDER_CLIP).wait_for(timeout=LOADING)
-        assert chosen(page) == "colours"
+        expect_chosen(page, "colours")
         assert page.get_by_role("button", name="Load it").count() == 0
