@@ -167,7 +167,7 @@ def train(
                 state.save(folder, about, learner, optimiser, schedule, now)
                 saved = time.perf_counter()
         with _short_memory_in_words(settings, folder, now.best):
-            recall = evaluation.mean_recall(*embed(learner, validation))
+            recall = evaluation.mean_recall(*embed(learner, validation, settings.batch_size))
         done = Epoch(now.epoch + 1, now.loss_sum / steps, math.exp(-learner.log_scale.item()), recall)
         _log(folder, now, {"validation": asdict(done)})
         now.history.append(asdict(done))
@@ -195,23 +195,30 @@ def pace(step: int, total: int, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / max(1, total - rising))))
 
 
-def embed(learner: Learner, pairs: IntArray) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Unit rows of the images and captions of some pairs, and the pairs with their new numbers."""
+def embed(learner: Learner, pairs: IntArray, batch_size: int) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Unit rows of the images and captions of some pairs, and the pairs with their new numbers.
+
+    Args:
+        learner: on its device.
+        pairs: rows of image and caption numbers.
+        batch_size: of the training, so that what had memory for a step has it here; at most VALIDATION_BATCH is used.
+    """
     learner.begin_validation()
     images, image_of = np.unique(pairs[:, 0], return_inverse=True)
     captions, caption_of = np.unique(pairs[:, 1], return_inverse=True)
+    at_once = min(batch_size, VALIDATION_BATCH)
     return (
-        _in_batches(learner.embed_images, images),
-        _in_batches(learner.embed_captions, captions),
+        _in_batches(learner.embed_images, images, at_once),
+        _in_batches(learner.embed_captions, captions, at_once),
         np.stack([image_of, caption_of], axis=1),
     )
 
 
-def _in_batches(embed_some: Callable[[IntArray], Tensor], which: IntArray) -> FloatArray:
+def _in_batches(embed_some: Callable[[IntArray], Tensor], which: IntArray, at_once: int) -> FloatArray:
     with torch.inference_mode():
         rows = [
-            embed_some(which[start : start + VALIDATION_BATCH]).float().cpu().numpy()
-            for start in range(0, len(which), VALIDATION_BATCH)
+            embed_some(which[start : start + at_once]).float().cpu().numpy()
+            for start in range(0, len(which), at_once)
         ]
     return np.concatenate(rows)
 

@@ -165,7 +165,7 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Sh
     }
     history = train(learner, pairs, settings, wanted.output, about, show)
     figures = {
-        split: evaluate(*embed(learner, pairs.of(split)))
+        split: evaluate(*embed(learner, pairs.of(split), settings.batch_size))
         for split in ("val", "test")
         if pairs.image_count(split)
     }

@@ -9,6 +9,7 @@ from streamlit.testing.v1 import AppTest
 from training import run, write_pairs
 
 from clipdemo.catalogue import CATALOGUE
+from clipdemo.ui import picker as checkpoint_picker
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
 LARGE = "openai/clip-vit-large-patch14"
@@ -124,6 +125,27 @@ def test_what_is_no_dual_encoder_is_refused_in_words(run_app, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     app = type_in(run_app(CLIPDEMO_TYPED_CHECKPOINTS="folders"), str(folder))
     wait_for(app, "image-text dual encoders")
+    assert picker(app).value == "embedded"
+
+
+def test_one_that_fails_while_the_page_is_drawn_falls_back_in_the_same_run(run_app, tmp_path, monkeypatch):
+    folder = tmp_path / "some-bert"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    app = run_app(CLIPDEMO_TYPED_CHECKPOINTS="folders")
+    choose = checkpoint_picker.choose
+
+    def choose_slowly(shared):
+        chosen = choose(shared)
+        if chosen == str(folder):
+            shared.loader.start(chosen)
+            while shared.loader.status(chosen).state != "failed":
+                time.sleep(0.05)
+        return chosen
+
+    monkeypatch.setattr(checkpoint_picker, "choose", choose_slowly)
+    type_in(app, str(folder))
+    assert "image-text dual encoders" in said(app)
     assert picker(app).value == "embedded"
 
 

@@ -82,7 +82,7 @@ def test_32_pairs_are_learned_by_heart(head, table, towers, tmp_path):
     assert len(pairs.pairs) == 32
     settings = loop.Settings(200, 32, 1e-2, 0, weight_decay=0.0, patience=50)
     history = loop.train(learner, pairs, settings, tmp_path / "m", {}, lambda now: None)
-    assert history.recall == mean_recall(*loop.embed(learner, pairs.pairs)) == 1.0
+    assert history.recall == mean_recall(*loop.embed(learner, pairs.pairs, batch_size=8)) == 1.0
 
 
 def test_the_folder_holds_model_card_curves_log_and_figures(trained):
@@ -220,6 +220,27 @@ def test_too_little_memory_ends_in_a_sentence(table, towers, tmp_path):
     learner.loss = lambda cosines, same: torch.empty(10**15).sum()
     with pytest.raises(TrainingError, match="not enough memory for 8 pairs a step; take a smaller"):
         loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda now: None)
+
+
+def test_too_little_memory_for_validation_ends_in_a_sentence_with_the_best_weights_kept(
+    table, towers, tmp_path
+):
+    whole = wanted(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+    embed_captions, sizes = learner.embed_captions, []
+
+    def grow(which):
+        if torch.is_inference_mode_enabled():
+            sizes.append(len(which))
+            if (tmp_path / "m" / "log.jsonl").read_text().count("validation"):  # of the second epoch
+                torch.empty(10**15)
+        return embed_captions(which)
+
+    learner.embed_captions = grow
+    with pytest.raises(TrainingError, match=r"not enough memory for 8 pairs.*epoch 1 are kept"):
+        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda now: None)
+    assert max(sizes) <= 8  # the advice, a smaller --batch-size, helps here too
+    assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
 def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(trained, table, towers, tmp_path):
