@@ -126,7 +126,9 @@ class Loader:
                 return
             self._status[name] = Status("loading")
             first = self._threads.get(after) if after else None
-            thread = threading.Thread(target=self._run, args=(name, first), daemon=True)
+            # Python below 3.14 aborts when it exits while torch works in a daemon thread. The embedded model is
+            # waited for, which takes seconds; a download may be left.
+            thread = threading.Thread(target=self._run, args=(name, first), daemon=name != EMBEDDED)
             self._threads[name] = thread
             thread.start()
 

@@ -129,3 +129,17 @@ def test_two_checkpoints_begun_at_once_in_a_fresh_process_both_load(colour_clip)
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_ends_waits_for_work_of_the_embedded_model_so_that_torch_does_not_abort_it():
+    program = (
+        "import atexit\n"
+        "import clipdemo.encoder\n"
+        "from clipdemo.cache import EmbeddingStore\n"
+        "from clipdemo.loading import Loader\n"
+        "loader = Loader(EmbeddingStore(10**6))\n"
+        "atexit.register(lambda: print('at work' if loader.status('embedded').busy else 'at rest'))\n"
+        "loader.start('embedded')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "at rest\n", "")
