@@ -22,7 +22,7 @@ from benchmarks.photographs import TWELVE_MEGAPIXELS, photograph
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "e2e"))
 
-from browsing import CHROMIUM, FLAGS, TILE, free_port, healthy, running_app, settled, wait_until
+from browsing import CHROMIUM, FLAGS, TILE, end, free_port, healthy, running_app, settled, wait_until
 
 VISITS = 7
 EMPTY_PAGE = "import streamlit as st\nst.html('<p id=\"here\">here</p>')\n"
@@ -146,8 +146,7 @@ class empty_app:  # noqa: N801 - reads as a verb in a with statement
 
     def __exit__(self, *_: object) -> None:
         """End it."""
-        self.process.terminate()
-        self.process.wait(20)
+        end(self.process)
 
 
 def resident(address: str, field: str = "VmRSS") -> float:

@@ -161,7 +161,7 @@ class NotEnoughMemoryError(CheckpointError):
 
 
 class LoadAbandonedError(NotEnoughMemoryError):
-    """While it waited for memory, everybody it was loaded for turned to something else."""
+    """While it waited, everybody it was loaded for turned to something else, or the process began to end."""
 
 
 class HubUnreachableError(CheckpointError):

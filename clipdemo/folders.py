@@ -137,6 +137,8 @@ def _reader(path: Path, limits: Limits) -> Callable[[], bytes]:
 
 
 def _read_inside(root: Path, cell: str, limits: Limits) -> bytes:
+    if cell.lower().startswith("file:"):
+        raise FileMissingError("addresses with file: are not read; write the path below the images' folder")
     try:
         path = (root / cell).resolve()
         if not path.exists() and "\\" in cell:

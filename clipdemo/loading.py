@@ -127,7 +127,7 @@ class Loader:
             self._status[name] = Status("loading")
             first = self._threads.get(after) if after else None
             # Python below 3.14 aborts when it exits while torch works in a daemon thread. The embedded model is
-            # waited for, which takes seconds; a download may be left.
+            # waited for, which takes seconds; others, which may have gigabytes to fetch, are not.
             thread = threading.Thread(target=self._run, args=(name, first), daemon=name != EMBEDDED)
             self._threads[name] = thread
             thread.start()
@@ -140,11 +140,13 @@ class Loader:
         return self.status(name)
 
     def _run(self, name: str, first: threading.Thread | None) -> None:
-        if first:
-            first.join()
         # What stays of an error nobody foresaw; the thread's own report has it.
         outcome = Status("failed", reason=f"{name} could not be loaded; see the server's log")
         try:
+            if first:
+                first.join()
+                if not threading.main_thread().is_alive():  # the process ends; torch must not begin now
+                    raise LoadAbandonedError
             if name == EMBEDDED:
                 self._warm_up_embedded()
             else:

@@ -33,7 +33,7 @@ CONNECTIONS = 30  # per file, however much each of them brought
 PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)  # worth another try while files are streamed
 
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE) and {name} is not on this disk; unset it to download"
-NO_HUB = "the Hugging Face hub does not answer ({reason}); check the connection, or use a local folder"
+NO_HUB = "the Hugging Face hub does not answer ({reason}); check the connection, or take the embedded model"
 _STALLED = "the Hugging Face hub stopped answering ({reason}); what came is kept, so try again later"
 _ABSENT = (
     "the hub has no public checkpoint {name}; check the spelling, owner/name (a private one needs HF_TOKEN)"

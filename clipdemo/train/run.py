@@ -27,7 +27,7 @@ from clipdemo.train import card, finetune, state
 from clipdemo.train.dataset import Pairs, read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.train.learner import DualLearner, Learner, Photographs
-from clipdemo.train.loop import History, Progress, Settings, embed, train
+from clipdemo.train.loop import History, Progress, Settings, embed, short_memory_in_words, train
 from clipdemo.types import ImageItem
 
 METRICS = "metrics.json"
@@ -164,11 +164,12 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Sh
         **{name.replace("_", " "): str(value) for name, value in asdict(settings).items()},
     }
     history = train(learner, pairs, settings, wanted.output, about, show)
-    figures = {
-        split: evaluate(*embed(learner, pairs.of(split), settings.batch_size))
-        for split in ("val", "test")
-        if pairs.image_count(split)
-    }
+    with short_memory_in_words(settings, wanted.output, history.best):
+        figures = {
+            split: evaluate(*embed(learner, pairs.of(split), settings.batch_size))
+            for split in ("val", "test")
+            if pairs.image_count(split)
+        }
     done = Trained(
         shown(str(wanted.output)), history, figures, time.perf_counter() - started, device.type, pairs
     )

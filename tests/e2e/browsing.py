@@ -11,10 +11,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -55,8 +55,17 @@ def running_app(log: Path, **environment: str) -> Iterator[str]:
             wait_until(lambda: healthy(port), 60, f"the app did not start:\n{log.read_text()}")
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
-            process.wait(20)
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a server; one that loads its model does so first."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
 
 
 def healthy(port: int) -> bool:
@@ -74,22 +83,40 @@ def wait_until(true: Callable[[], bool], seconds: float, otherwise: str) -> None
         time.sleep(0.1)
 
 
-QUIET = """() => {
-    const now = performance.now(), body = document.body
-    if (body.lastChange === undefined) {
-        body.lastChange = now
-        new MutationObserver(() => { body.lastChange = performance.now() }).observe(
-            body, { attributes: true, characterData: true, childList: true, subtree: true })
+# Counts how often the script began or ended, and notes when the page last changed.
+WATCH = """() => {
+    const body = document.body
+    if (body.turns === undefined) {
+        body.turns = 0
+        new MutationObserver(changes => {
+            body.lastChange = performance.now()
+            body.turns += changes.filter(one => one.attributeName === "data-test-script-state").length
+        }).observe(body, { attributes: true, characterData: true, childList: true, subtree: true })
     }
+    body.lastChange = performance.now()
+    return body.turns
+}"""
+QUIET = """() => {
     const app = document.querySelector("[data-testid=stApp]")
-    return app?.dataset.testScriptState === "notRunning" && now - body.lastChange > 300
+    return app?.dataset.testScriptState === "notRunning" && performance.now() - document.body.lastChange > 300
 }"""
 
 
 def settled(page: Page) -> None:
     """Wait until the script has run and the page has not changed for 0.3 s: elements are drawn in no fixed order."""
-    page.wait_for_timeout(100)
-    page.wait_for_function(QUIET, timeout=90_000)
+    page.evaluate(WATCH)
+    page.wait_for_function(QUIET, timeout=180_000)
+
+
+@contextmanager
+def rerun(page: Page) -> Iterator[None]:
+    """What is done inside makes the script run; wait until it has, and the page is quiet."""
+    settled(page)
+    before = page.evaluate(WATCH)
+    yield
+    with suppress(TimeoutError):  # a run so short that the browser never drew it as running
+        page.wait_for_function("before => document.body.turns > before", arg=before, timeout=5_000)
+    settled(page)
 
 
 def ranked(page: Page, address: str) -> None:
@@ -102,9 +129,9 @@ def ranked(page: Page, address: str) -> None:
 def write_captions(page: Page, *captions: str) -> None:
     """Type captions and apply them as a visitor does."""
     box = page.get_by_role("textbox", name="One caption a line")
-    box.fill("\n".join(captions))
-    box.press("Control+Enter")
-    settled(page)
+    with rerun(page):
+        box.fill("\n".join(captions))
+        box.press("Control+Enter")
 
 
 def tile_names(page: Page) -> list[str]:

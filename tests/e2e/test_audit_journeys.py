@@ -6,8 +6,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from browsing import settled
+from browsing import rerun, settled
 from PIL import Image
+from playwright.sync_api import expect
 
 from clipdemo import gallery
 
@@ -64,7 +65,7 @@ def test_the_example_is_audited_and_everything_can_be_taken_away(app, page):
     assert offline.get_by_role("heading", name="The worst pairs").is_visible()
     assert offline.locator("img").evaluate_all("all => all.every(one => one.naturalWidth > 0)")
     offline.context.close()
-    assert page.locator("[data-testid=stPlotlyChart] .hm").count()
+    page.locator("[data-testid=stPlotlyChart] .hm").first.wait_for(state="attached")
     page.get_by_role("button", name="Audit another table").click()
     page.get_by_role("button", name="Try an example").wait_for()
 
@@ -88,8 +89,10 @@ def test_own_tables_with_a_zip_and_hostile_captions(app, page):
     assert all("duplicate image" in row["flag"] for row in scored[:2])
     assert "upload it" in scored[2]["error"]
     assert "hacked" not in page.title()
-    page.get_by_role("radio", name="failed rows").click()
-    settled(page)
+    with rerun(page):
+        page.get_by_role("radio", name="failed rows").click()
+    expect(page.get_by_role("radio", name="failed rows")).to_be_checked()
+    assert page.get_by_text("encountered an error").count() == 0
 
 
 def test_a_long_audit_can_be_left_and_stopped(app, page):
@@ -119,6 +122,7 @@ def test_a_dark_phone_shows_results_without_scrolling_sideways(app, page):
     page.goto(f"{app}/audit")
     page.get_by_role("button", name="Try an example").click()
     page.get_by_text("14 of 14 rows scored").wait_for()
+    page.locator("[data-testid=stPlotlyChart] .hm").first.wait_for(state="attached")
     settled(page)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 400

@@ -41,6 +41,8 @@ def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(FileMissingError, match="No such file"):
         locate("missing.jpg").read()
+    with pytest.raises(FileMissingError, match="file: are not read"):
+        locate((tmp_path / "big.jpg").as_uri()).read()
     with pytest.raises(FileMissingError, match=r"no path|characters"):
         locate("a\0b").read()
     with pytest.raises(FileMissingError, match="not a file"):

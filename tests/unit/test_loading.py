@@ -131,15 +131,28 @@ def test_two_checkpoints_begun_at_once_in_a_fresh_process_both_load(colour_clip)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_process_that_ends_waits_for_work_of_the_embedded_model_so_that_torch_does_not_abort_it():
-    program = (
-        "import atexit\n"
-        "import clipdemo.encoder\n"
-        "from clipdemo.cache import EmbeddingStore\n"
-        "from clipdemo.loading import Loader\n"
-        "loader = Loader(EmbeddingStore(10**6))\n"
-        "atexit.register(lambda: print('at work' if loader.status('embedded').busy else 'at rest'))\n"
-        "loader.start('embedded')\n"
-    )
+@pytest.mark.parametrize("after", ["None", "'embedded'"])
+def test_a_process_that_ends_waits_for_torch_and_begins_nothing_more(after):
+    program = f"""
+import atexit, threading, time, torch
+from clipdemo.cache import CachedEncoder, EmbeddingStore
+from clipdemo.loading import Loader
+
+begun = threading.Event()
+
+def work(*_, **__):
+    begun.set()
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        torch.ones(200, 200) @ torch.ones(200, 200)
+
+CachedEncoder.warm_up = work
+loader = Loader(EmbeddingStore(10**6), work)
+loader.start("embedded")
+if {after}:
+    loader.start("owner/name", after={after})
+begun.wait()
+atexit.register(lambda: (time.sleep(0.3), print(loader.status("embedded").state, loader.status("owner/name").state)))
+"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "at rest\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ready idle\n", "")
