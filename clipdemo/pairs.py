@@ -67,8 +67,8 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
     differing = [key for key in about if before.get(key) != about[key]]
     if differing:
         raise LedgerError(
-            f"the run to resume had another {' and '.join(differing)}; write to another output, or delete the "
-            "progress file beside this one to start anew"
+            f"the run to resume had another {' and '.join(differing)}; write to another output, or delete that "
+            "run's progress file to start anew"
         )
     return ledger.row_count
 
