@@ -199,7 +199,7 @@ class _Epochs:
 
 
 def _as_text(done: Trained) -> str:
-    lines = [f"note: {note}" for note in done.pairs.notes]
+    lines = [f"note: {note}" for note in (*done.pairs.notes, *done.history.notes)]
     lines += [f"{count:,} rows left out: {reason}" for reason, count in done.pairs.left_out.items()]
     lines.append(
         ", ".join(f"{done.pairs.image_count(split):,} {split}" for split in ("train", "val", "test"))

@@ -83,10 +83,11 @@ class Epoch:
 
 @dataclass(frozen=True)
 class History:
-    """Every epoch, and the number of the one whose weights were kept."""
+    """Every epoch, the number of the one whose weights were kept, and sentences on how the run went."""
 
     epochs: tuple[Epoch, ...]
     best: int
+    notes: tuple[str, ...] = ()
 
     @property
     def recall(self) -> float:
@@ -184,7 +185,18 @@ def train(
     with state.writing(folder):  # once more: a run that was killed may have left it half written
         learner.save(folder)
     learner.begin_validation()
-    return History(tuple(Epoch(**each) for each in now.history), now.best)
+    return History(tuple(Epoch(**each) for each in now.history), now.best, _thread_note(now.threads))
+
+
+def _thread_note(before: int) -> tuple[str, ...]:
+    """Says so when a run went on with another thread count than it began with."""
+    threads = torch.get_num_threads()
+    if threads == before:
+        return ()
+    return (
+        f"the run began with {before} thread{'s' if before > 1 else ''} and goes on with {threads}: its weights may "
+        "differ in their last digits from those of an unbroken run",
+    )
 
 
 def pace(step: int, total: int, warm_up: float) -> float:

@@ -129,7 +129,7 @@ class Trained:
             "images": {split: pairs.image_count(split) for split in ("train", "val", "test")},
             "pairs": {split: len(pairs.of(split)) for split in ("train", "val", "test")},
             "left_out": dict(pairs.left_out),
-            "notes": list(pairs.notes),
+            "notes": [*pairs.notes, *self.history.notes],
             "figures": {split: asdict(figures) for split, figures in self.figures.items()},
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
         }

@@ -35,6 +35,7 @@ class State:
         best_recall: its recall.
         best_weights: what was learned by then.
         log_lines: lines of the log that belong to these steps.
+        threads: of torch on the CPU; matrix products sum in another order with another count.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class State:
     best_recall: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     log_lines: int = 0
+    threads: int = field(default_factory=torch.get_num_threads)
 
 
 def begin(

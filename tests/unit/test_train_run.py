@@ -37,6 +37,15 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "features"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Weights are the same to the last bit for one thread count only, and a forked child has one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     return write_pairs(tmp_path_factory.mktemp("pairs"))
@@ -169,12 +178,27 @@ def test_a_run_whose_tower_was_replaced_meanwhile_does_not_go_on(side, table, to
         run(table, tmp_path / "m", **towers, **TINY, resume=True)
 
 
+def test_a_run_that_resumes_with_another_thread_count_says_so(table, towers, tmp_path):
+    def stop(now):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_training(wanted(table, tmp_path / "m", **towers, **TINY), stop, lambda *how_far: None)
+    torch.set_num_threads(2)
+    try:
+        done = run(table, tmp_path / "m", **towers, **TINY, resume=True)
+    finally:
+        torch.set_num_threads(1)
+    (note,) = done.history.notes
+    assert note.startswith("the run began with 1 thread and goes on with 2")
+    assert note in done.as_dict()["notes"]
+    assert note in (tmp_path / "m/README.md").read_text("utf-8")
+
+
 def test_a_killed_run_resumes_to_the_same_weights(trained, table, towers, tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            torch.set_num_threads(1)
-
             def die(now):
                 if now.step == 16:
                     os.kill(os.getpid(), signal.SIGKILL)
