@@ -6,8 +6,13 @@ from pathlib import Path
 import streamlit as st
 
 from clipdemo.errors import ClipdemoError
-from clipdemo.ui import audits, comparing, inputs, state, views
-from clipdemo.ui.pages import about, audit, compare, matrix, rank
+from clipdemo.ui import inputs, state, views
+from clipdemo.ui.pages import about, rank
+from clipdemo.ui.pages.audit import job as audits
+from clipdemo.ui.pages.audit import page as audit
+from clipdemo.ui.pages.compare import job as comparing
+from clipdemo.ui.pages.compare import page as compare
+from clipdemo.ui.pages.matrix import page as matrix
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -11,17 +11,19 @@ from typing import Any
 
 from benchmarks.contenders import Contender
 from benchmarks.web import Pair, network_to
-from clipdemo import gallery, load_encoder, score_matrix, sources
-from clipdemo.audit import judge
-from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore, Turns
-from clipdemo.fetch import fetch_bytes
-from clipdemo.footprint import Footprint
-from clipdemo.ledger import Ledger
+from clipdemo import load_encoder, score_matrix
+from clipdemo.audit.footprint import Footprint
+from clipdemo.audit.judge import judge
+from clipdemo.audit.ledger import Ledger
+from clipdemo.audit.score import Plan, score_table
+from clipdemo.images import sources
+from clipdemo.images.fetch import fetch_bytes
+from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.pairs import Plan, score_table
-from clipdemo.scoring import background
-from clipdemo.sources import Source
-from clipdemo.tables import open_table
+from clipdemo.models.cache import BATCH, CachedEncoder, EmbeddingStore, Turns
+from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
+from clipdemo.scoring.score import background
+from clipdemo.tables.table import open_table
 from clipdemo.types import ImageItem
 
 
@@ -79,7 +81,7 @@ class Clipdemo(Contender):
             ledger = Ledger(Path(scratch) / "progress")
             for _ in score_table(table, locate, self.bare, ledger, footprint, Plan(limits)):
                 pass
-            scale = background(self.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS).captions
+            scale = background(self.encoder, sample_items(), NEUTRAL_CAPTIONS).captions
             found = list(judge(table, ledger, self.bare.checkpoint, scale, footprint).rows())
             ledger.close()
         return found

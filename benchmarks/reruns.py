@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 from benchmarks.machine import resident_megabytes
 from benchmarks.photographs import SMALL, captions, photographs
 from clipdemo import decode_image
-from clipdemo.checkpoints import EMBEDDED
+from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.ui.state import Engine, Workspace
 
 
@@ -27,7 +27,8 @@ def script() -> None:
 
     from benchmarks.reruns import fill
     from clipdemo.ui import inputs, state
-    from clipdemo.ui.pages import matrix, rank
+    from clipdemo.ui.pages import rank
+    from clipdemo.ui.pages.matrix import page as matrix
 
     shared, space = state.engine(), state.workspace()
     if not space.items:

@@ -20,7 +20,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
-    from clipdemo.checkpoints import load_encoder
     from clipdemo.errors import (
         ArchiveError,
         BlockedURLError,
@@ -50,19 +49,20 @@ if TYPE_CHECKING:
         UnsafeWeightsError,
         UnsupportedCheckpointError,
     )
-    from clipdemo.fetch import fetch_image
-    from clipdemo.images import decode_image
-    from clipdemo.scoring import score_matrix, score_pairs
+    from clipdemo.images.decode import decode_image
+    from clipdemo.images.fetch import fetch_image
+    from clipdemo.models.load import load_encoder
+    from clipdemo.scoring.score import score_matrix, score_pairs
     from clipdemo.types import Checkpoint, Encoder, ImageItem, PairScore, ScoreMatrix
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "load_encoder": "checkpoints",
-    "fetch_image": "fetch",
-    "decode_image": "images",
-    "score_matrix": "scoring",
-    "score_pairs": "scoring",
+    "load_encoder": "models.load",
+    "fetch_image": "images.fetch",
+    "decode_image": "images.decode",
+    "score_matrix": "scoring.score",
+    "score_pairs": "scoring.score",
     "Checkpoint": "types",
     "Encoder": "types",
     "ImageItem": "types",

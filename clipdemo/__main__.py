@@ -1,5 +1,5 @@
 """``python -m clipdemo``."""
 
-from clipdemo.cli import main
+from clipdemo.cli.app import main
 
 main()

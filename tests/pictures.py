@@ -6,7 +6,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-from clipdemo.images import decode_image
+from clipdemo.images.decode import decode_image
 
 FORMATS = ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "HEIF"]
 WHITE, RED, GREEN, BLUE = (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -13,14 +13,14 @@ import numpy as np
 from tiny_checkpoints import COLOURS, square
 
 from clipdemo import similarity
+from clipdemo.audit.footprint import Footprint
+from clipdemo.audit.ledger import Ledger
+from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError
-from clipdemo.folders import Locate
-from clipdemo.footprint import Footprint
-from clipdemo.ledger import Ledger
+from clipdemo.images.locate import Locate
+from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.pairs import Plan, score_table
-from clipdemo.sources import Source
-from clipdemo.tables import Table, open_table
+from clipdemo.tables.table import Table, open_table
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 LIMIT = 20  # words of a caption that are read

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from clipdemo.cache import EmbeddingStore
-from clipdemo.checkpoints import load_encoder
-from clipdemo.governor import Governor
-from clipdemo.loading import Loader
 from clipdemo.memory import Memory, give_back
+from clipdemo.models.cache import EmbeddingStore
+from clipdemo.models.governor import Governor
+from clipdemo.models.load import load_encoder
+from clipdemo.models.loader import Loader
 
 
 class Session:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-from clipdemo.catalogue import CATALOGUE
+from clipdemo.models.catalogue import CATALOGUE
 
 LISTING = "(listing)"  # the name under which the listing's requests are counted and its faults are set
 LARGE = (".safetensors", ".bin")  # kept in LFS on the hub: named by SHA-256, served from another address

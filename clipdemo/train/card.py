@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from clipdemo.figures import write_line
+from clipdemo.output.pictures import write_line
 from clipdemo.train.loop import History, Settings
 
 CARD, CURVES = "README.md", "curves.png"

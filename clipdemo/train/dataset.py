@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from clipdemo import sources
+from clipdemo.audit.footprint import Show
+from clipdemo.audit.score import caption_cell, image_cell, problem
 from clipdemo.errors import TableError, TrainingError
-from clipdemo.folders import Locate
-from clipdemo.footprint import Show
-from clipdemo.images import decode_image
+from clipdemo.images import sources
+from clipdemo.images.decode import decode_image
+from clipdemo.images.locate import Locate
+from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.pairs import caption_cell, image_cell, problem
 from clipdemo.similarity import IntArray
-from clipdemo.sources import Source
-from clipdemo.tables import Row, Table
+from clipdemo.tables.table import Row, Table
 from clipdemo.types import ImageItem, Rejected
 
 SPLITS = ("train", "val", "test")

@@ -13,15 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from clipdemo import conse, metrics, projection, similarity, trained
-from clipdemo.evaluation import CUTS, best_ranks
-from clipdemo.folders import in_folder
+from clipdemo import similarity
+from clipdemo.images.locate import in_folder
 from clipdemo.limits import Limits
-from clipdemo.mini import FEATURES, EmbeddedEncoder
-from clipdemo.projection import Projection
+from clipdemo.models.embedded import conse, projection
+from clipdemo.models.embedded.encoder import FEATURES, EmbeddedEncoder
+from clipdemo.models.embedded.projection import Projection
+from clipdemo.models.trained import encoder as trained
+from clipdemo.models.trained.towers import EmbeddedImageTower
+from clipdemo.scoring import metrics
+from clipdemo.scoring.retrieval import CUTS, best_ranks
 from clipdemo.similarity import FloatArray, IntArray
-from clipdemo.tables import open_table
-from clipdemo.towers import EmbeddedImageTower
+from clipdemo.tables.table import open_table
 from clipdemo.train.dataset import SPLITS, read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.types import ImageItem

@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from clipdemo.checkpoints import load_encoder
-from clipdemo.encoder import TransformersEncoder
 from clipdemo.errors import SettingError
-from clipdemo.heads import MAX_SCALE
+from clipdemo.models.clip.encoder import TransformersEncoder
+from clipdemo.models.load import load_encoder
+from clipdemo.models.trained.encoder import to_device
+from clipdemo.models.trained.heads import MAX_SCALE
 from clipdemo.similarity import IntArray
 from clipdemo.train.learner import Photographs, learning, parameter_groups
 from clipdemo.train.loss import sigmoid_loss, softmax_loss
-from clipdemo.trained import to_device
 
 ADAPTS = ("heads", "lora")
 RANK, ALPHA = 8, 16.0

@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from clipdemo import sources, trained, trained_folder
 from clipdemo.errors import TrainingError
-from clipdemo.images import decode_image
+from clipdemo.images import sources
+from clipdemo.images.decode import decode_image
+from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
+from clipdemo.models.trained import encoder as trained
+from clipdemo.models.trained import folder as trained_folder
 from clipdemo.similarity import IntArray
-from clipdemo.sources import Source
 from clipdemo.train.loss import softmax_loss
 from clipdemo.types import ImageItem
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipdemo import evaluation
 from clipdemo.errors import TrainingError
+from clipdemo.scoring import retrieval
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.train import state
 from clipdemo.train.dataset import Pairs
@@ -168,7 +168,7 @@ def train(
                 state.save(folder, about, learner, optimiser, schedule, now)
                 saved = time.perf_counter()
         with short_memory_in_words(settings, folder, now.best):
-            recall = evaluation.mean_recall(*embed(learner, validation, settings.batch_size))
+            recall = retrieval.mean_recall(*embed(learner, validation, settings.batch_size))
         done = Epoch(now.epoch + 1, now.loss_sum / steps, math.exp(-learner.log_scale.item()), recall)
         _log(folder, now, {"validation": asdict(done)})
         now.history.append(asdict(done))

@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipdemo import recipes, trained, trained_folder
-from clipdemo.checkpoints import pick_device
+from clipdemo.audit.footprint import Show
 from clipdemo.errors import FileMissingError, SettingError, TableError
-from clipdemo.evaluation import Evaluation, evaluate
-from clipdemo.folders import in_folder, shown
-from clipdemo.footprint import Show
+from clipdemo.images.locate import in_folder, shown
 from clipdemo.limits import Limits
-from clipdemo.tables import Table, open_table
-from clipdemo.towers import AnyTextTower
+from clipdemo.models.load import pick_device
+from clipdemo.models.trained import encoder as trained
+from clipdemo.models.trained import folder as trained_folder
+from clipdemo.models.trained import recipes
+from clipdemo.models.trained.towers import AnyTextTower
+from clipdemo.scoring.retrieval import Evaluation, evaluate
+from clipdemo.tables.table import Table, open_table
 from clipdemo.train import card, finetune, state
 from clipdemo.train.dataset import Pairs, read_pairs
 from clipdemo.train.features import FeatureCache

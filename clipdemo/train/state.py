@@ -14,8 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from clipdemo import trained_folder
 from clipdemo.errors import LedgerError, OutputError
+from clipdemo.models.trained import folder as trained_folder
 from clipdemo.train.learner import Learner
 
 STATE, LOG = "state.pt", "log.jsonl"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from clipdemo import charts, checkpoints
-from clipdemo.scoring import Background
+from clipdemo.models import catalogue
+from clipdemo.output import charts
+from clipdemo.scoring.score import Background
 from clipdemo.types import Checkpoint, Hit, ImageItem, ScoreMatrix
 from clipdemo.ui import views
 from clipdemo.ui.state import View, workspace
@@ -123,7 +124,7 @@ def sentence(hit: Hit, of_images: int, matrix: ScoreMatrix, of_captions: int) ->
     places = f"number {of_images} of {len(matrix.images)} images for this caption"
     if len(matrix.captions) > 1:
         places += f", and the caption is number {of_captions} of {len(matrix.captions)} for this image"
-    title = views.plain(checkpoints.title(matrix.checkpoint.id))
+    title = views.plain(catalogue.title(matrix.checkpoint.id))
     return (
         f"Under {title} this is **{strength}**: it scores higher than {hit.whole_percentile} in 100 "
         "unrelated pairs. "
@@ -150,7 +151,7 @@ def _logit_meaning(checkpoint: Checkpoint) -> str:
 
 
 def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
-    title = views.plain(checkpoints.title(checkpoint.id))
+    title = views.plain(catalogue.title(checkpoint.id))
     st.markdown(
         f"Under {title} this image is closer to the query image than {hit.whole_percentile} in 100 pairs of "
         "unrelated sample photographs are to each other."

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import streamlit as st
 
-from clipdemo import addresses, checkpoints, fetch, gallery, sources
-from clipdemo.checkpoints import EMBEDDED
 from clipdemo.errors import CaptionError
+from clipdemo.images import addresses, fetch, sources
+from clipdemo.images.sources import Source
 from clipdemo.limits import MEGABYTE, Limits
-from clipdemo.prompts import PRESETS, Templates, read_captions
-from clipdemo.sources import Source
+from clipdemo.models import catalogue
+from clipdemo.models.catalogue import EMBEDDED
+from clipdemo.samples import SAMPLE_CAPTIONS, sample_items, sample_sets
+from clipdemo.scoring.prompts import PRESETS, Templates, read_captions
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui import picker, views
 from clipdemo.ui.state import URL_WORKERS, Engine, View, Workspace, take
@@ -37,7 +39,7 @@ def sidebar(shared: Engine, space: Workspace) -> View:
         with captions_box:
             text = st.text_area(
                 "One caption a line",
-                value="\n".join(gallery.SAMPLE_CAPTIONS),
+                value="\n".join(SAMPLE_CAPTIONS),
                 height=132,
                 max_chars=150_000,
                 key="captions",
@@ -52,11 +54,11 @@ def sidebar(shared: Engine, space: Workspace) -> View:
 
 
 def _samples() -> tuple[ImageItem, ...]:
-    options = [ALL_SAMPLES, *gallery.sample_sets(), NO_SAMPLES]
+    options = [ALL_SAMPLES, *sample_sets(), NO_SAMPLES]
     chosen = st.selectbox("Sample gallery", options, key="samples", bind="query-params")
     if chosen == NO_SAMPLES:
         return ()
-    return gallery.sample_items(None if chosen in {ALL_SAMPLES, None} else chosen)
+    return sample_items(None if chosen in {ALL_SAMPLES, None} else chosen)
 
 
 def _bring_images(space: Workspace, limits: Limits) -> None:
@@ -170,7 +172,7 @@ def _checkpoint_news(shared: Engine, watched: list[str]) -> None:
             if status.state == "failed":
                 _failed(shared, name, status.reason)
             elif status.state == "ready" and name not in {watched[0], EMBEDDED}:
-                label = f"{checkpoints.title(name)} is ready: switch to it"
+                label = f"{catalogue.title(name)} is ready: switch to it"
                 if st.button(label, on_click=_switch, args=(name,), width="stretch"):
                     st.rerun()  # a button in a fragment runs only the fragment
         now = states()
@@ -181,9 +183,7 @@ def _checkpoint_news(shared: Engine, watched: list[str]) -> None:
 
 
 def _failed(shared: Engine, name: str, reason: str) -> None:
-    st.caption(
-        f":orange[{views.plain(checkpoints.title(name))} is not available:] {views.plain(reason, 400)}"
-    )
+    st.caption(f":orange[{views.plain(catalogue.title(name))} is not available:] {views.plain(reason, 400)}")
     if st.button("Try again", key=f"retry-{name}", width="stretch"):
         shared.loader.start(name)
         st.rerun()

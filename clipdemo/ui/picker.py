@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from clipdemo import checkpoints, choices
-from clipdemo.catalogue import EMBEDDED
 from clipdemo.errors import CheckpointNotFoundError
+from clipdemo.models import choices, load
+from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.ui import views
 from clipdemo.ui.state import Engine, first_checkpoint
 
@@ -51,7 +51,7 @@ def choose(shared: Engine) -> str:
         st.caption(f":orange[Not taken:] {views.plain(state['refused'], 300)}")
     _show_link(shared)
     chosen = chosen or EMBEDDED
-    st.query_params["checkpoint"] = checkpoints.public_id(chosen)
+    st.query_params["checkpoint"] = load.public_id(chosen)
     return chosen
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from clipdemo import gallery
-from clipdemo.cache import CachedEncoder
-from clipdemo.prompts import Templates
-from clipdemo.scoring import Background, background, score_matrix
+from clipdemo.models.cache import CachedEncoder
+from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
+from clipdemo.scoring.prompts import Templates
+from clipdemo.scoring.score import Background, background, score_matrix
 from clipdemo.types import ScoreMatrix
 from clipdemo.ui import views
 from clipdemo.ui.state import View
@@ -51,9 +51,7 @@ def score(view: View) -> Scored | None:
         spinner,
         st.spinner("Scoring the captions; the first time, the model is loaded too …", show_time=True),
     ):
-        scale = background(
-            view.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS, templates=view.templates
-        )
+        scale = background(view.encoder, sample_items(), NEUTRAL_CAPTIONS, templates=view.templates)
         # After the background, which encodes the samples: with nothing left to encode, no other run shows them.
         items = view.ready_items()
         matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)

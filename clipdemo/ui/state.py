@@ -11,16 +11,19 @@ from dataclasses import dataclass, field, replace
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from clipdemo import checkpoints, costs, gallery, sources
-from clipdemo.cache import BATCH, CachedEncoder, EmbeddingStore
-from clipdemo.checkpoints import EMBEDDED
-from clipdemo.costs import Stopwatch
-from clipdemo.governor import Governor
+from clipdemo.compare import costs
+from clipdemo.compare.costs import Stopwatch
+from clipdemo.images import sources
+from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.loading import Loader
 from clipdemo.memory import Memory
-from clipdemo.prompts import Templates
-from clipdemo.sources import Source
+from clipdemo.models import catalogue, load
+from clipdemo.models.cache import BATCH, CachedEncoder, EmbeddingStore
+from clipdemo.models.catalogue import EMBEDDED
+from clipdemo.models.governor import Governor
+from clipdemo.models.loader import Loader
+from clipdemo.samples import NEUTRAL_CAPTIONS, preload, sample_items
+from clipdemo.scoring.prompts import Templates
 from clipdemo.types import ImageItem, Rejected
 
 TIME_SLICE = 2.0  # seconds of work between two looks at the grid
@@ -146,10 +149,10 @@ def engine() -> Engine:
     """The engine of this process; the first visit after a start makes it and begins to warm it up."""
     limits = Limits.from_environment()
     store = EmbeddingStore(limits.cache_bytes)
-    gallery.preload(store)
+    preload(store)
     loader = Loader(store, governor=Governor(Memory(limits.memory_bytes)))
-    stopwatch = Stopwatch(gallery.sample_items()[: costs.IMAGES], gallery.NEUTRAL_CAPTIONS[: costs.CAPTIONS])
-    return Engine(limits, loader, checkpoints.preferred(), stopwatch)
+    stopwatch = Stopwatch(sample_items()[: costs.IMAGES], NEUTRAL_CAPTIONS[: costs.CAPTIONS])
+    return Engine(limits, loader, load.preferred(), stopwatch)
 
 
 def workspace() -> Workspace:
@@ -165,9 +168,9 @@ def first_checkpoint(shared: Engine) -> str:
 
     A session keeps what it started on until its visitor chooses another.
     """
-    asked_for = shared.preferred != checkpoints.CLIP_BASE
+    asked_for = shared.preferred != catalogue.CLIP_BASE
     ready = shared.loader.encoder(shared.preferred) is not None
-    if asked_for or ready or checkpoints.is_local(shared.preferred):
+    if asked_for or ready or load.is_local(shared.preferred):
         return shared.preferred
     return EMBEDDED
 

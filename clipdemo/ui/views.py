@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from clipdemo import checkpoints
-from clipdemo.cache import CachedEncoder
 from clipdemo.limits import MEGABYTE, Limits
-from clipdemo.loading import Status
-from clipdemo.prompts import Query, weaknesses
+from clipdemo.models import catalogue
+from clipdemo.models.cache import CachedEncoder
+from clipdemo.models.loader import Status
+from clipdemo.scoring.prompts import Query, weaknesses
 from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 
 Thing = TypeVar("Thing")
@@ -114,7 +114,7 @@ def show_lint(
     if text:
         st.caption(text)
     if not tokens and captions:
-        st.caption(f"Tokens are counted once {plain(checkpoints.title(checkpoint))} is ready.")
+        st.caption(f"Tokens are counted once {plain(catalogue.title(checkpoint))} is ready.")
 
 
 def show_rejected(rejected: Sequence[Rejected]) -> None:
@@ -153,7 +153,7 @@ def show_limits(limits: Limits) -> None:
 
 def show_status(name: str, status: Status) -> None:
     """A checkpoint that is on its way: what it does, how far it is."""
-    title = checkpoints.title(name)
+    title = catalogue.title(name)
     if status.state == "downloading" and status.progress:
         done, total = status.progress.done, max(status.progress.total, 1)
         text = f"Downloading {title}: {done / MEGABYTE:.0f} of {total / MEGABYTE:.0f} MB"
@@ -167,7 +167,7 @@ def show_status(name: str, status: Status) -> None:
 def show_waiting(name: str) -> None:
     """What a page shows while its checkpoint is on its way."""
     st.info(
-        f"{plain(checkpoints.title(name))} is on its way; its progress is beside the picker in the sidebar. "
+        f"{plain(catalogue.title(name))} is on its way; its progress is beside the picker in the sidebar. "
         "Meanwhile you can choose the embedded model there.",
         icon=":material/hourglass_top:",
     )
@@ -185,7 +185,7 @@ def describe(checkpoint: Checkpoint) -> str:
     """One line of Markdown: the checkpoint's name, revision and size."""
     revision = checkpoint.revision[:12]
     return (
-        f"**{plain(checkpoints.title(checkpoint.id))}** · revision {plain(revision)} · "
+        f"**{plain(catalogue.title(checkpoint.id))}** · revision {plain(revision)} · "
         f"{checkpoint.parameters / 1e6:.0f} M parameters · {checkpoint.dim} dimensions · "
         f"{checkpoint.context_length} tokens"
     )

@@ -8,16 +8,17 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from test_pages import text_of
 
-from clipdemo import gallery
-from clipdemo.ui.pages.audit_results import output_csv
+from clipdemo import samples
+from clipdemo.ui.pages.audit.results import output_csv
 
 
 def audit_page():
     """The entry file without its navigation: the runner cannot follow pages that are functions."""
     import streamlit as st
 
-    from clipdemo.ui import audits, inputs, state
-    from clipdemo.ui.pages import audit
+    from clipdemo.ui import inputs, state
+    from clipdemo.ui.pages.audit import job as audits
+    from clipdemo.ui.pages.audit import page as audit
 
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
@@ -50,7 +51,7 @@ def start(page):
 
 
 def sample(name):
-    return (gallery.SAMPLES / name).read_bytes()
+    return (samples.SAMPLES / name).read_bytes()
 
 
 def test_the_example_finds_the_captions_that_were_swapped(run_app):
@@ -139,7 +140,7 @@ def test_columns_can_be_chosen(run_app):
 
 
 def test_a_stopped_audit_keeps_what_is_done(run_app, monkeypatch):
-    from clipdemo.ui import audits
+    from clipdemo.ui.pages.audit import job as audits
 
     monkeypatch.setattr(audits, "BATCH", 2)
     page = open_page(run_app)
@@ -187,7 +188,7 @@ def test_hostile_captions_are_only_words(run_app):
 
 def test_an_audit_that_breaks_off_keeps_its_rows_and_says_why(run_app, monkeypatch):
     from clipdemo.errors import CheckpointError
-    from clipdemo.ui import audits
+    from clipdemo.ui.pages.audit import job as audits
 
     real = audits.score_table
 
@@ -208,7 +209,7 @@ def test_an_audit_that_breaks_off_keeps_its_rows_and_says_why(run_app, monkeypat
 
 def test_an_audit_that_cannot_be_judged_can_be_left(run_app, monkeypatch):
     from clipdemo.errors import CheckpointError
-    from clipdemo.ui import audits
+    from clipdemo.ui.pages.audit import job as audits
 
     def broken(*_):
         raise CheckpointError("no background")

@@ -10,16 +10,18 @@ from scipy import stats
 from streamlit.testing.v1 import AppTest
 from test_pages import text_of
 
-from clipdemo import gallery
-from clipdemo.checkpoints import EMBEDDED
+from clipdemo import samples
+from clipdemo.models.catalogue import EMBEDDED
 
 
 def compare_page():
     """The entry file without its navigation: the runner cannot follow pages that are functions."""
     import streamlit as st
 
-    from clipdemo.ui import audits, comparing, inputs, state
-    from clipdemo.ui.pages import compare
+    from clipdemo.ui import inputs, state
+    from clipdemo.ui.pages.audit import job as audits
+    from clipdemo.ui.pages.compare import job as comparing
+    from clipdemo.ui.pages.compare import page as compare
 
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
@@ -73,7 +75,7 @@ def test_a_first_look_compares_the_checkpoint_in_use_with_one_that_is_here(app, 
 
 
 def test_agreement_equals_scipys_on_the_scores_of_both(app):
-    from clipdemo.scoring import score_matrix
+    from clipdemo.scoring.score import score_matrix
 
     both, view = encoders(app)
     one, two = (score_matrix(encoder, view.items, view.captions).cosine for encoder in both)
@@ -117,7 +119,7 @@ def test_file_names_as_captions_give_recall_both_ways(app):
     assert not app.exception
     shown = table(app, "recall@1")
     assert shown["asks"].tolist() == ["image → caption", "caption → image"] * 2
-    assert set(shown["questions"]) == {len(gallery.samples())}
+    assert set(shown["questions"]) == {len(samples.samples())}
     assert shown["recall@5"].between(0, 1).all()
     assert (shown["recall@5"] >= shown["recall@1"]).all()
 

@@ -9,10 +9,10 @@ from test_compare_page import compare_page, table
 from test_pages import text_of
 from tiny_checkpoints import save_colour_clip
 
-from clipdemo import governor
-from clipdemo.checkpoints import load_encoder
-from clipdemo.governor import Governor
 from clipdemo.memory import Memory, Room
+from clipdemo.models import governor
+from clipdemo.models.governor import Governor
+from clipdemo.models.load import load_encoder
 from clipdemo.ui import state
 
 MB = 10**6

@@ -5,7 +5,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from test_pages import picture, text_of, upload
 
-from clipdemo import gallery
+from clipdemo import samples
 
 
 def matrix_page():
@@ -13,7 +13,7 @@ def matrix_page():
     import streamlit as st
 
     from clipdemo.ui import inputs, state
-    from clipdemo.ui.pages import matrix
+    from clipdemo.ui.pages.matrix import page as matrix
 
     shared, space = state.engine(), state.workspace()
     view = inputs.sidebar(shared, space)
@@ -37,7 +37,7 @@ def table(app):
 
 def test_every_image_stands_against_every_caption(app):
     shown = table(app)
-    assert shown.shape == (len(gallery.samples()), len(gallery.SAMPLE_CAPTIONS))
+    assert shown.shape == (len(samples.samples()), len(samples.SAMPLE_CAPTIONS))
     assert shown.columns[0] == "1. a cat looking at the camera"
     best = shown.to_numpy().argmax(axis=0)
     assert [shown.index[n].split(". ", 1)[1] for n in best] == ["cat.jpg", "coffee.jpg", "rocket.jpg"]
@@ -100,13 +100,13 @@ def test_names_that_come_twice_stay_apart(app):
 
 
 def test_a_cell_leads_to_the_card_of_its_pair(app):
-    from clipdemo.scoring import background, rank, score_matrix
-    from clipdemo.ui.field import field
+    from clipdemo.scoring.score import background, rank, score_matrix
+    from clipdemo.ui.pages.matrix.view import field
     from clipdemo.ui.scored import Scored
 
     view = app.session_state["seen"]
     matrix = score_matrix(view.encoder, view.items, view.captions)
-    scale = background(view.encoder, gallery.sample_items(), gallery.NEUTRAL_CAPTIONS)
+    scale = background(view.encoder, samples.sample_items(), samples.NEUTRAL_CAPTIONS)
     scored = Scored(view.encoder, matrix, scale, view.templates)
     compared = field("Images × captions", "Clustered", scored)
     for row, column in ((0, 0), (13, 2), (5, 1)):

@@ -9,8 +9,8 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 from training import run, write_pairs
 
-from clipdemo import gallery
-from clipdemo.catalogue import CATALOGUE
+from clipdemo import samples
+from clipdemo.models.catalogue import CATALOGUE
 from clipdemo.ui.state import engine
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
@@ -35,7 +35,7 @@ def upload(app, *files):
 def test_the_first_visit_ranks_the_gallery(run_app):
     app = run_app()
     headings = [m.value.replace("\\", "") for m in app.markdown if m.value.startswith("####")]
-    assert headings == [f"#### {caption}" for caption in gallery.SAMPLE_CAPTIONS]
+    assert headings == [f"#### {caption}" for caption in samples.SAMPLE_CAPTIONS]
     assert "14 images" in text_of(app)
 
 
@@ -140,9 +140,9 @@ def test_captions_reach_markdown_only_escaped(run_app, hostile):
 
 
 def about_alone():
-    from clipdemo.cache import EmbeddingStore
-    from clipdemo.loading import Loader
-    from clipdemo.prompts import Templates
+    from clipdemo.models.cache import EmbeddingStore
+    from clipdemo.models.loader import Loader
+    from clipdemo.scoring.prompts import Templates
     from clipdemo.ui.pages import about
     from clipdemo.ui.state import View
 
@@ -159,7 +159,7 @@ def test_about_says_what_a_number_means():
     assert list(facts.index) == [entry.title for entry in CATALOGUE.values()]
     assert facts.loc["CLIP ViT-B/32", "figure"] == "30.4 %"
     assert facts.loc["CLIP ViT-B/32", "source"].startswith("https://github.com/mlfoundations/")
-    assert set(app.dataframe[1].value["photograph"]) == {sample.title for sample in gallery.samples()}
+    assert set(app.dataframe[1].value["photograph"]) == {sample.title for sample in samples.samples()}
 
 
 def test_foreign_text_never_becomes_a_link(run_app):
@@ -181,8 +181,8 @@ def test_a_trained_folder_ranks_like_any_checkpoint(run_app, tiny_towers, tmp_pa
     assert not app.exception
     found = engine().loader.encoder(folder)
     assert found is not None
-    samples = gallery.sample_items()
-    assert len(found.missing(samples)) < len(samples)  # the page ranks the samples with it
+    items = samples.sample_items()
+    assert len(found.missing(items)) < len(items)  # the page ranks the samples with it
 
 
 def test_a_switch_of_the_checkpoint_ends_with_the_samples_on_the_page(run_app, colour_clip):
@@ -191,4 +191,4 @@ def test_a_switch_of_the_checkpoint_ends_with_the_samples_on_the_page(run_app, c
     app.run()
     assert not app.exception
     tiles = [button for button in app.button if button.label == "Score card"]
-    assert len(tiles) >= len(gallery.samples())
+    assert len(tiles) >= len(samples.samples())

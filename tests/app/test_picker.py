@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 from training import run, write_pairs
 
-from clipdemo.catalogue import CATALOGUE
+from clipdemo.models.catalogue import CATALOGUE
 from clipdemo.ui import picker as checkpoint_picker
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"

@@ -1,7 +1,7 @@
 """Runs the real command in processes of its own, which can be stopped and killed like any other.
 
 Importing torch takes seconds, so one process (``python commands.py``) imports it once and forks: a child runs
-``clipdemo.cli.main`` with its own arguments, folder and streams, and is gone afterwards.
+``clipdemo.cli.app.main`` with its own arguments, folder and streams, and is gone afterwards.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _become(question: dict[str, str], arguments: list[str]) -> NoReturn:
     os.chdir(question["cwd"])
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["clipdemo", *arguments]
-    from clipdemo.cli import main
+    from clipdemo.cli.app import main
 
     code = 1
     try:
@@ -152,12 +152,10 @@ def _serve() -> None:
     import torch
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-    import clipdemo.encoder
-    import clipdemo.table_run  # noqa: F401
-    from clipdemo import gallery
+    from clipdemo import samples
 
     torch.set_num_threads(1)
-    gallery.sample_items()
+    samples.sample_items()
     assert CLIPModel and CLIPImageProcessorPil and CLIPTokenizer  # noqa: PT018 - resolved late, so named here
     codes: dict[int, int] = {}
     for line in sys.stdin:

@@ -19,8 +19,9 @@ from browsing import running_app
 from sessions import Grid, Session
 from websockets.exceptions import ConnectionClosed
 
-from clipdemo import gallery, load_encoder, score_matrix
-from clipdemo.checkpoints import EMBEDDED, public_id, title
+from clipdemo import load_encoder, samples, score_matrix
+from clipdemo.models.catalogue import EMBEDDED, title
+from clipdemo.models.load import public_id
 
 VISITORS = 20
 CHANGES = 4  # of captions and checkpoints, half and half
@@ -96,7 +97,7 @@ def plans(linked: Sequence[str], typed: Sequence[str], seed: int = 0) -> list[Pl
 def answers(checkpoints: Sequence[str], planned: Sequence[Plan]) -> Answers:
     """What every caption scores with every sample photograph under every checkpoint, by the engine alone."""
     captions = [caption for plan in planned for caption in plan.captions]
-    items = gallery.sample_items()
+    items = samples.sample_items()
     names = [item.name for item in items]
     found: Answers = {}
     for checkpoint in checkpoints:

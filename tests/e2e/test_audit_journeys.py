@@ -10,7 +10,7 @@ from browsing import rerun, settled
 from PIL import Image
 from playwright.sync_api import expect
 
-from clipdemo import gallery
+from clipdemo import samples
 
 pytestmark = pytest.mark.browser
 
@@ -73,8 +73,8 @@ def test_the_example_is_audited_and_everything_can_be_taken_away(app, page):
 def test_own_tables_with_a_zip_and_hostile_captions(app, page):
     bundle = io.BytesIO()
     with zipfile.ZipFile(bundle, "w") as archive:
-        archive.writestr("in/cat.jpg", (gallery.SAMPLES / "cat.jpg").read_bytes())
-        archive.writestr("in/copy.jpg", (gallery.SAMPLES / "cat.jpg").read_bytes())
+        archive.writestr("in/cat.jpg", (samples.SAMPLES / "cat.jpg").read_bytes())
+        archive.writestr("in/copy.jpg", (samples.SAMPLES / "cat.jpg").read_bytes())
     rows = table(
         ["cat.jpg", "<img src=x onerror=\"document.title='hacked'\">", "=1+1"],
         ["copy.jpg", "a cat **looking** at me", ""],

@@ -8,7 +8,7 @@ from browsing import TILE, ranked, running_app, settled, write_captions
 from playwright.sync_api import expect
 from stand_in_hub import Fault, StandInHub
 
-from clipdemo.checkpoints import CLIP_BASE
+from clipdemo.models.catalogue import CLIP_BASE
 
 pytestmark = pytest.mark.browser
 SCORED_UNDER_CLIP = re.compile("Scored under .* 77 tokens")  # the embedded model reads 128

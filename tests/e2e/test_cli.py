@@ -19,7 +19,7 @@ from PIL import Image
 from plain_encoder import SQUARES, csv_of, square_png
 from tiny_checkpoints import COLOURS
 
-from clipdemo.catalogue import CATALOGUE
+from clipdemo.models.catalogue import CATALOGUE
 
 GOLDEN = Path(__file__).parent / "golden"
 RIGHT = [(f"{colour}.png", f"a {colour} square") for colour in COLOURS]
@@ -336,7 +336,7 @@ def test_help_imports_no_framework(place, arguments):
     assert done.returncode == 0
     assert "Usage: clipdemo" in done.stdout
     loaded = set(done.stderr.split())
-    assert "clipdemo.cli" in loaded
+    assert "clipdemo.cli.app" in loaded
     assert not {"torch", "transformers", "numpy", "pandas", "PIL", "streamlit"} & loaded
 
 

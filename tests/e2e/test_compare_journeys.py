@@ -9,7 +9,7 @@ from inert_pages import Page as Read
 from inert_pages import is_inert
 from playwright.sync_api import expect
 
-from clipdemo import gallery
+from clipdemo import samples
 
 pytestmark = pytest.mark.browser
 CHART = ".st-key-compare-bump .js-plotly-plot"
@@ -68,8 +68,8 @@ def test_two_checkpoints_stand_side_by_side_with_their_disagreements(app, page):
 
 def test_another_caption_ranks_anew_and_a_switched_checkpoint_leaves_the_page(app, page):
     visit(app, page)
-    choose(page, "Caption", gallery.SAMPLE_CAPTIONS[1])
-    page.get_by_role("heading", name=gallery.SAMPLE_CAPTIONS[1]).wait_for()
+    choose(page, "Caption", samples.SAMPLE_CAPTIONS[1])
+    page.get_by_role("heading", name=samples.SAMPLE_CAPTIONS[1]).wait_for()
     assert columns(page)[1][0] == "1st under Embedded model: coffee.jpg"
     choose(page, "Images a model", "3")
     assert [len(column) for column in columns(page)] == [3, 3]
@@ -107,7 +107,7 @@ def test_the_report_opens_offline_and_the_tables_are_tables(app, page, tmp_path)
     kept.write_bytes(download(page, "Report (HTML)"))
     assert is_inert(Read(kept.read_text("utf-8")))
     rows = list(csv.DictReader(io.StringIO(download(page, "Ranks (CSV)").decode("utf-8-sig"))))
-    assert len(rows) == len(gallery.samples()) * len(gallery.SAMPLE_CAPTIONS)
+    assert len(rows) == len(samples.samples()) * len(samples.SAMPLE_CAPTIONS)
     costs = list(csv.DictReader(io.StringIO(download(page, "Costs (CSV)").decode("utf-8-sig"))))
     assert {row["model"].split("-clip")[0] for row in costs} == {"colour", "Embedded model"}
     alone = page.context.new_page()

@@ -12,7 +12,7 @@ from browsing import TILE, ranked, rerun, settled, tile_names, write_captions
 from PIL import Image
 from playwright.sync_api import expect
 
-from clipdemo import gallery
+from clipdemo import samples
 
 pytestmark = pytest.mark.browser
 
@@ -48,7 +48,7 @@ def choose(page, label, option):
 
 def test_the_first_visit_is_ranked_at_once(app, page):
     ranked(page, app)
-    for caption in gallery.SAMPLE_CAPTIONS:
+    for caption in samples.SAMPLE_CAPTIONS:
         assert page.get_by_role("heading", name=caption).is_visible()
     names = tile_names(page)
     assert page.locator(TILE).evaluate_all("all => all.every(one => one.naturalWidth > 0)")
@@ -61,9 +61,9 @@ def test_own_images_and_captions_are_ranked_and_bad_files_named(app, page):
     page.goto(app)
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as bundle:
-        bundle.writestr("inner/flower.jpg", (gallery.SAMPLES / "flower.jpg").read_bytes() + b"\0")
+        bundle.writestr("inner/flower.jpg", (samples.SAMPLES / "flower.jpg").read_bytes() + b"\0")
         bundle.writestr("../outside.png", picture("red"))
-    coffee = (gallery.SAMPLES / "coffee.jpg").read_bytes() + b"\0"  # other bytes, same picture
+    coffee = (samples.SAMPLES / "coffee.jpg").read_bytes() + b"\0"  # other bytes, same picture
     page.locator(TILE).first.wait_for()
     upload(
         page,
@@ -139,13 +139,13 @@ def test_a_score_card_says_what_the_number_means(app, page):
 def test_downloads_hold_what_is_on_the_page(app, page):
     ranked(page, app)
     table = pd.read_csv(io.BytesIO(download(page, "Ranking (CSV)")), encoding="utf-8-sig")
-    assert len(table) == 3 * len(gallery.samples())
-    assert table.loc[0, ["query", "rank", "name"]].tolist() == [gallery.SAMPLE_CAPTIONS[0], 1, "cat.jpg"]
+    assert len(table) == 3 * len(samples.samples())
+    assert table.loc[0, ["query", "rank", "name"]].tolist() == [samples.SAMPLE_CAPTIONS[0], 1, "cat.jpg"]
     with Image.open(io.BytesIO(download(page, "Grid (PNG)"))) as grid:
         assert grid.format == "PNG"
         assert grid.width > 1000
     with np.load(io.BytesIO(download(page, "Embeddings (.npz)")), allow_pickle=False) as saved:
-        assert saved["images"].shape == (len(gallery.samples()), 386)
+        assert saved["images"].shape == (len(samples.samples()), 386)
         assert str(saved["checkpoint"]) == "embedded"
 
 
@@ -206,7 +206,7 @@ def test_the_dark_theme_is_dark_and_its_text_light(app, page):
 
 def test_the_query_image_can_be_an_own_one(app, page):
     ranked(page, app)
-    upload(page, ("twin.jpg", (gallery.SAMPLES / "cat.jpg").read_bytes() + b"\0"))
+    upload(page, ("twin.jpg", (samples.SAMPLES / "cat.jpg").read_bytes() + b"\0"))
     page.get_by_text("Images like an image").click()
     page.get_by_role("heading", name="Most like").wait_for()
     settled(page)
@@ -290,7 +290,7 @@ def test_clicks_and_an_open_card_survive_work_in_the_background(app, page):
         page.get_by_text(direction).click()
         page.wait_for_timeout(150)
     page.get_by_role("heading", name="Most like").wait_for(state="detached")
-    page.get_by_role("heading", name=gallery.SAMPLE_CAPTIONS[0]).wait_for()
+    page.get_by_role("heading", name=samples.SAMPLE_CAPTIONS[0]).wait_for()
     page.get_by_role("button", name="Score card").first.click()
     page.get_by_role("dialog").get_by_text("Caption rank").wait_for()
     page.get_by_text("60 of your own").wait_for()

@@ -11,17 +11,17 @@ from browsing import rerun, settled, write_captions
 from PIL import Image
 from playwright.sync_api import expect
 
-from clipdemo import gallery, load_encoder, score_matrix
+from clipdemo import load_encoder, samples, score_matrix
 
 pytestmark = pytest.mark.browser
 CHART = ".st-key-heatmap .js-plotly-plot"
-CAPTIONS, IMAGES = len(gallery.SAMPLE_CAPTIONS), len(gallery.samples())
+CAPTIONS, IMAGES = len(samples.SAMPLE_CAPTIONS), len(samples.samples())
 
 
 @pytest.fixture(scope="module")
 def coffee():
     """What the engine itself says of the second sample picture under the second sample caption."""
-    scores = score_matrix(load_encoder("embedded"), gallery.sample_items()[1:2], gallery.SAMPLE_CAPTIONS[1:2])
+    scores = score_matrix(load_encoder("embedded"), samples.sample_items()[1:2], samples.SAMPLE_CAPTIONS[1:2])
     return float(scores.cosine[0, 0])
 
 
@@ -149,9 +149,9 @@ def test_the_table_opens_a_card_by_keyboard(app, page):
 def test_downloads_open_and_hold_what_is_on_the_page(app, page, tmp_path, coffee):
     visit(app, page, "?order=By+best+match")
     table = pd.read_csv(io.BytesIO(download(page, "Matrix (CSV)")), encoding="utf-8-sig", index_col=0)
-    assert list(table.columns[:CAPTIONS]) == list(gallery.SAMPLE_CAPTIONS)
+    assert list(table.columns[:CAPTIONS]) == list(samples.SAMPLE_CAPTIONS)
     assert set(table["checkpoint"]) == {"embedded"}
-    assert table.loc["coffee.jpg", gallery.SAMPLE_CAPTIONS[1]] == pytest.approx(coffee, abs=1e-3)
+    assert table.loc["coffee.jpg", samples.SAMPLE_CAPTIONS[1]] == pytest.approx(coffee, abs=1e-3)
     with Image.open(io.BytesIO(download(page, "Picture (PNG)"))) as drawn:
         assert drawn.format == "PNG"
         assert drawn.height > 14 * 44

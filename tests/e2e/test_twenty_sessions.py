@@ -7,8 +7,7 @@ import crowd
 import pytest
 from sessions import Grid, Tile
 
-from clipdemo.catalogue import title
-from clipdemo.checkpoints import EMBEDDED
+from clipdemo.models.catalogue import EMBEDDED, title
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from clipdemo.errors import ImageError
-from clipdemo.images import decode_image
+from clipdemo.images.decode import decode_image
 from clipdemo.limits import Limits
 
 LIMITS = Limits(pixels=4_000_000)  # keeps a lucky mutation of a header from costing seconds

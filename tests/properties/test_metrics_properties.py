@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from clipdemo import metrics
+from clipdemo.scoring import metrics
 
 # Few distinct values tie often; the floats stand for cosines.
 VALUES = st.one_of(st.integers(-3, 3), st.floats(-1, 1, width=32))

@@ -9,10 +9,10 @@ from pathlib import Path
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from plain_encoder import PlainEncoder
-from test_tables_properties import LETTERS, PIECES
+from table_texts import LETTERS, PIECES
 
-from clipdemo.report import inert
-from clipdemo.table_run import TableRun, run_table
+from clipdemo.audit.run import TableRun, run_table
+from clipdemo.output.files import inert
 
 CELL = st.text(LETTERS, max_size=8) | st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 ROWS = st.lists(st.tuples(CELL, CELL, CELL, CELL), max_size=6)

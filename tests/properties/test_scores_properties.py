@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from clipdemo import metrics, similarity
-from clipdemo.prompts import Query, read_captions
+from clipdemo import similarity
+from clipdemo.scoring import metrics
+from clipdemo.scoring.prompts import Query, read_captions
 from clipdemo.ui.views import plain
 
 # Few different values, so that ties are common.

@@ -8,31 +8,11 @@ import pyarrow as pa
 from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from table_texts import LETTERS, PIECES
 
 from clipdemo.errors import TableError
-from clipdemo.tables import open_table, read_columns
+from clipdemo.tables.table import open_table, read_columns
 
-PIECES = [
-    '"',
-    '""',
-    ",",
-    ";",
-    "\t",
-    "|",
-    "\n",
-    "\r",
-    "\r\n",
-    " ",
-    "=1+1",
-    "@",
-    "🐈",
-    "قطة",
-    "\u202e",
-    "\u2028",
-    "\ufeff",
-]
-# No file holds half a surrogate pair; NUL marks binary files.
-LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 TEXT = st.text(LETTERS, max_size=8) | st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 ROWS = st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=6)
 HEADER = ("image", "caption", "more")

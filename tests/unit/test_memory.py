@@ -7,7 +7,7 @@ import pytest
 
 from clipdemo.errors import NotEnoughMemoryError
 from clipdemo.memory import Memory, Room, give_back, lack_in_words, need
-from clipdemo.weights import weight_bytes
+from clipdemo.models.weights import weight_bytes
 
 GB = 10**9
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

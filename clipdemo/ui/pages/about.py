@@ -5,9 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from clipdemo import __version__, gallery
-from clipdemo.catalogue import CATALOGUE, size, title
-from clipdemo.loading import Loader
+from clipdemo import __version__
+from clipdemo.models.catalogue import CATALOGUE, size, title
+from clipdemo.models.loader import Loader
+from clipdemo.samples import samples
 from clipdemo.ui import views
 from clipdemo.ui.state import View
 
@@ -44,8 +45,7 @@ def show(view: View, loader: Loader) -> None:
     st.caption(_memory(loader))
     st.subheader("Sample photographs", anchor=False)
     rows = [
-        {"photograph": s.title, "by": s.author, "licence": s.licence, "source": s.source}
-        for s in gallery.samples()
+        {"photograph": s.title, "by": s.author, "licence": s.licence, "source": s.source} for s in samples()
     ]
     links = {"source": st.column_config.LinkColumn("source", display_text="open")}
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=links)

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import streamlit as st
 
-from clipdemo import charts, checkpoints, figures, report, similarity
-from clipdemo.cache import CachedEncoder
-from clipdemo.report import Ranked
-from clipdemo.scoring import Background, rank
+from clipdemo import similarity
+from clipdemo.models import catalogue
+from clipdemo.models.cache import CachedEncoder
+from clipdemo.output import charts, files, pictures
+from clipdemo.output.files import Ranked
+from clipdemo.scoring.score import Background, rank
 from clipdemo.types import Hit, ImageItem, ScoreMatrix
 from clipdemo.ui import card, views
 from clipdemo.ui.card import Card
@@ -219,11 +221,11 @@ def _downloads(
     encoder = view.encoder
     if encoder is None:
         return
-    name = f"{checkpoints.title(view.checkpoint)}, {' | '.join(view.templates.patterns)}"
+    name = f"{catalogue.title(view.checkpoint)}, {' | '.join(view.templates.patterns)}"
     with st.container(horizontal=True):
         st.download_button(
             "Ranking (CSV)",
-            lambda: report.ranking_csv(rankings, matrix.checkpoint, view.templates),
+            lambda: files.ranking_csv(rankings, matrix.checkpoint, view.templates),
             "ranking.csv",
             "text/csv",
             on_click="ignore",
@@ -232,7 +234,7 @@ def _downloads(
         if sections:
             st.download_button(
                 "Grid (PNG)",
-                lambda: figures.grid_png(
+                lambda: pictures.grid_png(
                     sections, matrix.images, f"Scores under {name}. A cosine is not a probability."
                 ),
                 "grid.png",
@@ -242,7 +244,7 @@ def _downloads(
             )
         st.download_button(
             "Embeddings (.npz)",
-            lambda: report.embeddings_npz(encoder, matrix.images, matrix.captions, view.templates),
+            lambda: files.embeddings_npz(encoder, matrix.images, matrix.captions, view.templates),
             "embeddings.npz",
             "application/octet-stream",
             on_click="ignore",

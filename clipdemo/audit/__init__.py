@@ -1,0 +1,1 @@
+"""A table of image,caption rows scored end to end."""

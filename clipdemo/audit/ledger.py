@@ -1,0 +1,242 @@
+"""What a run over a table has done so far, in SQLite: on disk for the command line, in memory for a page.
+
+It is what makes a run resumable, what lets each image and caption be encoded once, and what keeps the
+embeddings of a large table out of memory. A row is in it wholly or not at all.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipdemo.errors import LedgerError
+from clipdemo.scoring.rivals import BLOCK
+from clipdemo.similarity import FloatArray, IntArray
+
+_SCHEMA = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE images (id INTEGER PRIMARY KEY, sha256 TEXT UNIQUE NOT NULL, embedding BLOB NOT NULL, thumbnail BLOB);
+CREATE TABLE files (name TEXT PRIMARY KEY, image INTEGER, error TEXT NOT NULL);
+CREATE INDEX files_of_image ON files (image);
+CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT UNIQUE NOT NULL, embedding BLOB NOT NULL, cut INTEGER NOT NULL);
+CREATE TABLE rows (number INTEGER PRIMARY KEY, image INTEGER, caption INTEGER, cosine REAL, error TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class File:
+    """What became of one image cell: an image's id, or why there is none."""
+
+    image: int | None
+    error: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """A row that has been dealt with.
+
+    Attributes:
+        number: its position in the table.
+        image: id of its image, None when the row failed.
+        caption: id of its caption, None when the row failed.
+        cosine: of the two, None when the row failed.
+        error: why it failed; empty when it did not.
+    """
+
+    number: int
+    image: int | None
+    caption: int | None
+    cosine: float | None
+    error: str
+
+
+class Ledger:
+    """One run. Ids of images and captions count from 0, in the order they came.
+
+    Args:
+        path: of the file, made when it is not there; None keeps everything in memory.
+
+    Raises:
+        LedgerError: the file cannot be opened, is no ledger, or is in the hands of another run.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        try:
+            # A page's script runs in another thread each time, one at a time.
+            self._base = sqlite3.connect(
+                path or ":memory:", timeout=0, isolation_level=None, check_same_thread=False
+            )
+            self._base.execute("PRAGMA journal_mode = WAL")  # a killed process loses nothing committed
+            self._base.execute("PRAGMA synchronous = NORMAL")
+            self._base.execute("PRAGMA cache_size = -8000")
+            if not self._base.execute("SELECT name FROM sqlite_master").fetchall():
+                self._base.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+            self._base.execute("SELECT number FROM rows LIMIT 1")
+            self._base.execute("BEGIN IMMEDIATE")  # nobody else writes between two commits
+        except sqlite3.Error as error:
+            raise LedgerError(_refused(path, error)) from error
+
+    def commit(self) -> None:
+        """Make everything so far outlast this process.
+
+        Raises:
+            LedgerError: the disk is full or gone.
+        """
+        try:
+            self._base.execute("COMMIT")
+            self._base.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise LedgerError(
+                f"the progress cannot be written ({error}); free some disk space and resume"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the file; what was not committed is dropped."""
+        self._base.close()
+
+    def about(self) -> dict[str, str]:
+        """What the run is over, as :meth:`describe` was told; empty in a new ledger."""
+        return dict(self._base.execute("SELECT key, value FROM about"))
+
+    def describe(self, about: Mapping[str, str]) -> None:
+        """Keep what a resumed run must agree with."""
+        self._base.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+        self.commit()
+
+    def file(self, name: str) -> File | None:
+        """What became of an image cell, or None when it has not been dealt with."""
+        found = self._base.execute("SELECT image, error FROM files WHERE name = ?", [name]).fetchone()
+        return File(*found) if found else None
+
+    def add_file(self, name: str, image: int | None, error: str = "") -> None:
+        """Remember what became of an image cell."""
+        self._base.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [name, image, error])
+
+    def file_name(self, image: int) -> str:
+        """The first image cell that led to an image."""
+        query = "SELECT name FROM files WHERE image = ? ORDER BY rowid LIMIT 1"
+        return str(self._base.execute(query, [image]).fetchone()[0])
+
+    def image(self, sha256: str) -> int | None:
+        """The id of an image, or None when it was never encoded."""
+        found = self._base.execute("SELECT id FROM images WHERE sha256 = ?", [sha256]).fetchone()
+        return int(found[0]) if found else None
+
+    def add_image(self, sha256: str, embedding: FloatArray, thumbnail: bytes | None) -> None:
+        """Keep an image that was just encoded."""
+        values = [self.image_count, sha256, _blob(embedding), thumbnail]
+        self._base.execute("INSERT INTO images VALUES (?, ?, ?, ?)", values)
+
+    def caption(self, text: str) -> int | None:
+        """The id of a caption, or None when it was never encoded."""
+        found = self._base.execute("SELECT id FROM captions WHERE text = ?", [text]).fetchone()
+        return int(found[0]) if found else None
+
+    def add_caption(self, text: str, embedding: FloatArray, cut: bool) -> None:
+        """Keep a caption that was just encoded."""
+        values = [self.caption_count, text, _blob(embedding), cut]
+        self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", values)
+
+    def add_rows(self, rows: Iterable[Done]) -> None:
+        """Keep rows that are dealt with."""
+        lines = [(row.number, row.image, row.caption, row.cosine, row.error) for row in rows]
+        self._base.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", lines)
+
+    @property
+    def row_count(self) -> int:
+        """Rows dealt with; they are the first ones of the table."""
+        return self._one("SELECT coalesce(max(number) + 1, 0) FROM rows")
+
+    @property
+    def image_count(self) -> int:
+        """Distinct images."""
+        return self._one("SELECT coalesce(max(id) + 1, 0) FROM images")
+
+    @property
+    def caption_count(self) -> int:
+        """Distinct captions."""
+        return self._one("SELECT coalesce(max(id) + 1, 0) FROM captions")
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Done]:
+        """Rows dealt with, in order, from ``start`` to before ``stop``."""
+        stop = self.row_count if stop is None else stop
+        # A block at a time: a cursor left open would hold off the next commit.
+        for first in range(start, stop, BLOCK):
+            block = self._base.execute(
+                "SELECT number, image, caption, cosine, error FROM rows WHERE number >= ? AND number < ? ORDER BY number",
+                [first, min(first + BLOCK, stop)],
+            ).fetchall()
+            yield from (Done(*line) for line in block)
+
+    def pairs(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """Every row that did not fail: its number (n,), (n, 2) image and caption, and cosine (n,)."""
+        query = "SELECT number, image, caption, cosine FROM rows WHERE error = '' ORDER BY number"
+        kind = np.dtype([("number", "i8"), ("image", "i8"), ("caption", "i8"), ("cosine", "f4")])
+        lines = np.fromiter(self._base.execute(query), dtype=kind)
+        return lines["number"], np.stack([lines["image"], lines["caption"]], axis=1), lines["cosine"]
+
+    def image_blocks(self) -> Iterator[FloatArray]:
+        """Embeddings of the images, a block of unit rows at a time, in the order of their ids."""
+        return self._blocks(
+            "SELECT embedding FROM images WHERE id >= ? AND id < ? ORDER BY id", self.image_count
+        )
+
+    def caption_blocks(self) -> Iterator[FloatArray]:
+        """Embeddings of the captions, a block of unit rows at a time, in the order of their ids."""
+        return self._blocks(
+            "SELECT embedding FROM captions WHERE id >= ? AND id < ? ORDER BY id", self.caption_count
+        )
+
+    def image_embeddings(self, ids: Sequence[int]) -> FloatArray:
+        """(len(ids), dim) unit rows."""
+        return self._picked("SELECT embedding FROM images WHERE id = ?", ids)
+
+    def caption_embeddings(self, ids: Sequence[int]) -> FloatArray:
+        """(len(ids), dim) unit rows."""
+        return self._picked("SELECT embedding FROM captions WHERE id = ?", ids)
+
+    def caption_text(self, caption: int) -> tuple[str, bool]:
+        """A caption's text, and whether the checkpoint cut its tail off."""
+        text, cut = self._base.execute("SELECT text, cut FROM captions WHERE id = ?", [caption]).fetchone()
+        return str(text), bool(cut)
+
+    def thumbnail(self, image: int) -> bytes | None:
+        """JPEG bytes of an image, if they were kept."""
+        found = self._base.execute("SELECT thumbnail FROM images WHERE id = ?", [image]).fetchone()
+        return found[0] if found else None
+
+    def duplicates(self) -> set[int]:
+        """Images that came under several names."""
+        query = "SELECT image FROM files WHERE image IS NOT NULL GROUP BY image HAVING count(*) > 1"
+        return {image for (image,) in self._base.execute(query)}
+
+    def _blocks(self, query: str, count: int) -> Iterator[FloatArray]:
+        for first in range(0, count, BLOCK):
+            yield _rows(self._base.execute(query, [first, first + BLOCK]))
+
+    def _picked(self, query: str, ids: Sequence[int]) -> FloatArray:
+        return _rows(self._base.execute(query, [wanted]).fetchone() for wanted in ids)
+
+    def _one(self, query: str) -> int:
+        return int(self._base.execute(query).fetchone()[0])
+
+
+def _refused(path: Path | None, error: sqlite3.Error) -> str:
+    if path is None or not path.exists():
+        return f"the progress file {path} cannot be made ({error}); write the output to another folder"
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+        return f"the progress file {path} is in use; another run writes the same output"
+    return f"the progress file {path} cannot be used ({error}); delete it"
+
+
+def _blob(embedding: FloatArray) -> bytes:
+    return np.ascontiguousarray(embedding, dtype="<f4").tobytes()
+
+
+def _rows(blobs: Iterable[tuple[bytes]]) -> FloatArray:
+    rows = [np.frombuffer(blob, dtype="<f4") for (blob,) in blobs]
+    return np.stack(rows).astype(np.float32, copy=False) if rows else np.zeros((0, 0), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Several checkpoints side by side, over the same images and captions."""

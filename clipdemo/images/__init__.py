@@ -1,0 +1,1 @@
+"""Bytes, files, folders and URLs become images that can be encoded."""

@@ -1,0 +1,1 @@
+"""Checkpoints of the CLIP and SigLIP families, through transformers."""

@@ -1,0 +1,25 @@
+"""Files of checkpoints on the Hugging Face hub: found, downloaded, verified."""
+
+from clipdemo.models.hub.snapshot import (
+    CAPTIONS,
+    IMAGES,
+    Needs,
+    Progress,
+    Snapshot,
+    download,
+    find,
+    is_name,
+    needed_bytes,
+)
+
+__all__ = [
+    "CAPTIONS",
+    "IMAGES",
+    "Needs",
+    "Progress",
+    "Snapshot",
+    "download",
+    "find",
+    "is_name",
+    "needed_bytes",
+]

@@ -1,0 +1,1 @@
+"""Folders that ``clipdemo train`` writes."""

@@ -1,0 +1,1 @@
+"""Results become what people look at and take away. No streamlit here."""

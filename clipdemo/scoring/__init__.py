@@ -1,0 +1,1 @@
+"""Embeddings become scores, ranks and retrieval metrics. NumPy only."""

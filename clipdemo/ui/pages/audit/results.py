@@ -1,0 +1,266 @@
+"""What came of an audit: figures, flags, the worst pairs, the matrix, and files to take away."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+
+import pandas as pd
+import streamlit as st
+
+from clipdemo.audit import report as audit_report
+from clipdemo.audit.footprint import peak_resident_bytes
+from clipdemo.audit.judge import FLAGS, Audit, Retrieval, Summary
+from clipdemo.errors import TableError
+from clipdemo.models import catalogue, load
+from clipdemo.output import files, heatmaps, pictures
+from clipdemo.output.heatmaps import Axis
+from clipdemo.scoring.matrix import Sheet
+from clipdemo.ui import views
+from clipdemo.ui.pages.audit import job as audits
+from clipdemo.ui.pages.audit.job import AuditRun
+
+EVERY, FAILED = "every pair", "failed rows"
+A_PAGE = 50
+MATRIX_ROWS = 60  # of the heatmap on the page; the picture to download has more
+
+
+def show(run: AuditRun, audit: Audit, summary: Summary) -> None:
+    """Everything an ended audit says."""
+    _headline(run, summary)
+    if summary.scored:
+        _retrieval(summary)
+    _downloads(run, audit, summary)
+    _pairs(audit, summary)
+    if summary.scored:
+        _matrix(audit)
+    _footprint(run)
+
+
+def _headline(run: AuditRun, summary: Summary) -> None:
+    what = "Stopped early: " if run.stopped else ""
+    if run.failed:
+        st.error(f"The audit broke off: {views.plain(run.failed, 500)}", icon=":material/error:")
+    st.markdown(
+        f"{what}**{summary.scored:,} of {summary.rows:,} rows scored** of {views.plain(run.table.name, 80)}, under "
+        f"{views.describe(run.encoder.checkpoint)}."
+    )
+    for thing in run.rejected[:20]:
+        st.caption(f":orange[{views.plain(thing.name, 80)}]: {views.plain(thing.reason, 200)}")
+    grid = {
+        "Failed rows": (f"{summary.failed:,}", "Rows without a score; their error column says why."),
+        "Images": (f"{summary.images:,}", "Distinct images: equal files count once."),
+        "Captions": (f"{summary.captions:,}", "Distinct captions."),
+        "Likely swapped": (
+            f"{summary.flags[FLAGS[0]]:,}",
+            "Weak pairs that would gain by exchanging captions with another row, or whose image and caption both "
+            "have a strong match elsewhere in the table.",
+        ),
+        "Weak": (f"{summary.flags[FLAGS[1]]:,}", "Percentile below 80: not told apart from unrelated pairs."),
+        "Duplicates": (f"{summary.flags[FLAGS[2]]:,}", "Rows whose image came under another name, too."),
+        "Cut off": (f"{summary.truncated:,}", "Captions with a tail that the checkpoint does not read."),
+    }
+    views.metric_row(grid)
+    st.button("Audit another table", on_click=audits.forget, icon=":material/restart_alt:")
+
+
+def _retrieval(summary: Summary) -> None:
+    st.subheader("Retrieval", anchor=False, help=audit_report.DEFINITION)
+    rows = [
+        _figures("image → caption", summary.image_to_text),
+        _figures("caption → image", summary.text_to_image),
+    ]
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    part = (
+        ""
+        if summary.scored == summary.rows
+        else " Only rows that were scored count, as questions and as rivals."
+    )
+    st.caption(f"Each direction asks among this table only; a larger table is harder.{part}")
+
+
+def _figures(direction: str, found: Retrieval) -> dict[str, str]:
+    return {
+        "direction": direction,
+        "queries": f"{found.queries:,}",
+        **{f"recall@{k}": f"{100 * value:.1f} %" for k, value in found.recall.items()},
+        "MRR": f"{found.mean_reciprocal_rank:.3f}",
+        "median rank": f"{found.median_rank:g}",
+    }
+
+
+def _pairs(audit: Audit, summary: Summary) -> None:
+    st.subheader("Pairs, worst first", anchor=False)
+    options = [EVERY, *(flag for flag in FLAGS if summary.flags[flag]), *([FAILED] if summary.failed else [])]
+    chosen = st.pills(
+        "Filter", options, default=EVERY, required=True, key="audit-filter", label_visibility="collapsed"
+    )
+    if chosen == FAILED:
+        _failed(audit)
+        return
+    wanted = [pair for pair in audit.worst().tolist() if chosen == EVERY or chosen in audit.flags[pair]]
+    if not wanted:
+        st.caption("No row could be scored; the failed rows say why.")
+        return
+    shown = views.page_of(wanted, A_PAGE, "audit")
+    lines = [_line(audit, pair) for pair in shown]
+    columns = {
+        "image": st.column_config.ImageColumn("image", width="small"),
+        "percentile": st.column_config.ProgressColumn(
+            "percentile",
+            help="How many in a hundred unrelated pairs score lower under this checkpoint.",
+            min_value=0,
+            max_value=100,
+            format="%d",
+            width="small",
+        ),
+        "caption": st.column_config.TextColumn("caption", width="medium"),
+        "flag": st.column_config.TextColumn("flag", width="medium"),
+    }
+    st.dataframe(
+        pd.DataFrame(lines),
+        hide_index=True,
+        column_config=columns,
+        row_height=64,
+        width="stretch",
+        key="audit-pairs",
+    )
+
+
+def _line(audit: Audit, pair: int) -> dict[str, object]:
+    image = int(audit.pairs[pair, 0])
+    return {
+        "image": _uri(_small(audit.ledger.thumbnail(image))),
+        "percentile": int(audit.percentiles[pair]),
+        "caption": audit.caption(pair),
+        "cosine": round(float(audit.cosines[pair]), 3),
+        "flag": "; ".join(audit.flags[pair]),
+        "caption rank": int(audit.rivals.rank_of_caption[pair]),
+        "image rank": int(audit.rivals.rank_of_image[pair]),
+        "best rival caption": audit.rival_caption(pair),
+        "row": int(audit.numbers[pair]) + 1,
+        "file": audit.image_name(image),
+    }
+
+
+def _failed(audit: Audit) -> None:
+    errors = [(row.number + 1, row.error) for row in audit.ledger.rows() if row.error]
+    errors += [
+        (n + 1, "not scored: stopped before this row")
+        for n in range(audit.ledger.row_count, audit.table.count)
+    ]
+    st.dataframe(pd.DataFrame(errors, columns=["row", "error"]), hide_index=True, width="stretch")
+
+
+def _matrix(audit: Audit) -> None:
+    values, images, captions = audit_report.matrix(audit, MATRIX_ROWS)
+    st.subheader("Every image with every caption", anchor=False)
+    thumbnails = [audit.ledger.thumbnail(image) or b"" for image in images]
+    strip = _uri(pictures.thumbnail_strip(thumbnails, 44, down=True)) if all(thumbnails) else None
+    names = [audit.ledger.caption_text(caption)[0] for caption in captions]
+    few = len(names) <= 6
+    rows = Axis([audit.short_name(image) for image in images], strip, 26)
+    columns = Axis(names, None, 84 if few else 18, wrapped=few)
+    sheet = Sheet(values, "cosine", float(values.min()), float(values.max()), 2)
+    title = catalogue.title(audit.checkpoint.id)
+    figure = heatmaps.heatmap(sheet, rows, columns, title=title, extra=[values])
+    # Only a number of ours goes in here; a narrow screen scrolls the chart sideways.
+    st.html(f"<style>.st-key-audit-cells {{ min-width: {heatmaps.heatmap_width(rows, columns)}px; }}</style>")
+    with st.container(key="heatmap", height=640 if len(images) > 20 else "content", border=False):
+        st.plotly_chart(
+            figure,
+            key="audit-cells",
+            config={"displayModeBar": False, "typesetMath": False},
+            alt=f"Cosines of {len(images)} images and {len(captions)} captions under {title}",
+        )
+    part = f"The first {MATRIX_ROWS} scored rows. " if len(audit.pairs) > MATRIX_ROWS else ""
+    st.caption(f"{part}Where each image has one caption, the right pairs lie on the diagonal.")
+
+
+def _footprint(run: AuditRun) -> None:
+    with st.expander("Time and memory"):
+        lines = [
+            {
+                "stage": s.name,
+                "seconds of work": round(s.seconds, 2),
+                "items": s.items,
+                "items a second": round(s.rate, 1),
+            }
+            for s in run.footprint.stages
+        ]
+        st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
+        peak = peak_resident_bytes()
+        memory = "" if peak is None else f" Peak memory of the server {peak / 1e6:,.0f} MB."
+        gpu = _gpu(run)
+        memory += "" if gpu is None else f" Peak memory on the GPU {gpu / 1e6:,.0f} MB."
+        st.caption(
+            f"{run.seconds:.1f} seconds in all, on {run.encoder.device}; stages overlap and run in several "
+            f"threads.{memory}"
+        )
+
+
+def _downloads(run: AuditRun, audit: Audit, summary: Summary) -> None:
+    """Files, made only when asked for."""
+    files = [
+        ("Scored table (CSV)", "output.csv", "text/csv", lambda: output_csv(audit), ":material/table:"),
+        (
+            "Report (HTML)",
+            "report.html",
+            "text/html",
+            lambda: audit_report.audit_html(audit, summary, _footprint_html(run)).encode(),
+            ":material/description:",
+        ),
+    ]
+    if summary.scored:
+        files += [
+            (
+                "Images and captions (PNG)",
+                "image_captions.png",
+                "image/png",
+                lambda: audit_report.image_captions_png(audit),
+                ":material/image:",
+            ),
+            (
+                "Matrix (PNG)",
+                "similarity_matrix.png",
+                "image/png",
+                lambda: audit_report.similarity_matrix_png(audit),
+                ":material/grid_on:",
+            ),
+        ]
+    with st.container(horizontal=True):
+        for label, name, kind, make, icon in files:
+            st.download_button(label, make, name, kind, on_click="ignore", icon=icon)
+
+
+def output_csv(audit: Audit) -> bytes:
+    """The scored table, with a byte-order mark so that spreadsheets read it right."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(map(files.inert, audit_report.header(audit.table)))
+    try:
+        for row in audit.rows():
+            writer.writerow(map(files.inert, row))
+    except TableError as error:  # the table broke the audit off here; what was scored is kept
+        writer.writerow([files.inert(str(error))])
+    return out.getvalue().encode("utf-8-sig")
+
+
+def _footprint_html(run: AuditRun) -> str:
+    return audit_report.footprint_html(
+        run.footprint.stages, run.seconds, run.encoder.device, peak_resident_bytes(), _gpu(run)
+    )
+
+
+def _gpu(run: AuditRun) -> int | None:
+    return load.peak_gpu_bytes() if run.encoder.device == "cuda" else None
+
+
+def _small(thumbnail: bytes | None) -> bytes:
+    """A thumbnail for one cell of a table: dozens of them travel with every page."""
+    return pictures.thumbnail_strip([thumbnail], 96, down=True) if thumbnail else b""
+
+
+def _uri(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode() if data else ""

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from clipdemo.cli.config import Config, read_config
+from clipdemo.errors import SettingError
+
+
+def written(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_every_key_is_read(tmp_path):
+    text = "csv_path: data/in.csv\nimage_path: photos\nuse_cuda: true\npretrained_model: owner/name\n"
+    assert read_config(written(tmp_path, text)) == Config(
+        Path("data/in.csv"), Path("photos"), True, "owner/name"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "image_path: url", "image_path: URL\nuse_cuda:\n"])
+def test_url_and_empty_keys_leave_the_default(tmp_path, text):
+    assert read_config(written(tmp_path, text)) == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("csv_pat: in.csv", "csv_pat.*is no setting; use csv_path"),
+        ("use_cuda: maybe", "true or false"),
+        ("csv_path: [a, b]", "must be text"),
+        ("- a\n- b", "holds no settings"),
+        ("a: b: c", "no YAML"),
+        ("!!python/object/apply:os.system [ls]", "no YAML"),
+        ("\x00", "no YAML"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, text, words):
+    with pytest.raises(SettingError, match=words):
+        read_config(written(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SettingError, match=r"gone\.yaml cannot be read"):
+        read_config(tmp_path / "gone.yaml")

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from PIL import Image
+from plain_encoder import PlainEncoder, table_of
+from tiny_checkpoints import square
+
+from clipdemo.audit.footprint import Footprint
+from clipdemo.audit.judge import judge
+from clipdemo.compare import truth
+from clipdemo.scoring.prompts import Templates
+
+
+@pytest.fixture
+def squares(item_of):
+    return [item_of(square(colour), f"{colour}.png") for colour in ("red", "green", "blue")]
+
+
+@pytest.mark.parametrize(
+    ("name", "caption"),
+    [
+        ("cat.jpg", "cat"),
+        ("a-cup_of  coffee.v2.jpeg", "a cup of coffee.v2"),
+        ("inner\\folder/red-square.png", "red square"),
+        ("https://example.org/pics/red%20dog.jpg?size=3#x", "red dog"),
+        ("---.png", ""),
+        ("http://[a-cat.png", "[a cat"),
+        ("", ""),
+    ],
+)
+def test_a_file_name_says_its_caption(name, caption):
+    assert truth.caption_of(name) == caption
+
+
+def test_file_names_are_the_right_captions(squares, item_of):
+    nameless = item_of(Image.new("RGB", (8, 8)), "-.png")
+    found = truth.from_names([*squares, nameless])
+    assert found.captions == ("red", "green", "blue")
+    assert found.images == tuple(squares)
+    assert found.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_rows_find_their_images_by_name_and_each_pair_counts_once(squares):
+    rows = [
+        ("photos/red.png", "a red square"),
+        ("red.png", "something warm"),
+        ("red.png", "a red square"),
+        ("blue.png", "something cold"),
+        ("gone.png", "nothing"),
+        ("green.png", "  "),
+        ("green.png", "x" * 5000),
+    ]
+    found = truth.from_table(table_of(rows), squares)
+    assert [item.name for item in found.images] == ["red.png", "blue.png"]
+    assert found.captions == ("a red square", "something warm", "something cold")
+    assert found.pairs.tolist() == [[0, 0], [0, 1], [1, 2]]
+
+
+def test_a_name_that_two_images_end_in_is_not_guessed(item_of):
+    items = [item_of(square("red"), "a/x.png"), item_of(square("blue"), "b/x.png")]
+    found = truth.from_table(table_of([("x.png", "which"), ("b/x.png", "the blue one")]), items)
+    assert found.captions == ("the blue one",)
+    assert found.images == (items[1],)
+
+
+def test_too_many_pairs_are_counted_and_left_out(squares):
+    rows = [("red.png", f"red number {n}") for n in range(truth.MOST_PAIRS + 7)]
+    found = truth.from_table(table_of(rows), squares)
+    assert (len(found.pairs), found.left_out) == (truth.MOST_PAIRS, 7)
+
+
+def test_recall_is_that_of_the_audit(squares):
+    """The same definition: several captions of an image are no rivals, a query is a hit or it is none."""
+    from plain_encoder import BACKGROUND, scored
+
+    rows = [
+        ("red.png", "red"),
+        ("red.png", "something of pink"),
+        ("green.png", "blue"),
+        ("blue.png", "green"),
+        ("blue.png", "a blue thing"),
+    ]
+    table, encoder = table_of(rows), PlainEncoder()
+    summary = judge(table, scored(table, encoder), encoder.checkpoint, BACKGROUND, Footprint()).summary()
+    found = truth.recall(encoder, truth.from_table(table, squares), Templates())
+    assert found.image_to_text == summary.image_to_text
+    assert found.text_to_image == summary.text_to_image
+    # Red finds red; green's caption is blue; blue's "a blue thing" ties with "blue", which comes first and is green's.
+    assert found.image_to_text.recall[1] == pytest.approx(1 / 3)
+
+
+def test_without_pairs_there_is_no_recall(squares):
+    nothing = truth.from_table(table_of([]), squares)
+    assert nothing.pairs.shape == (0, 2)
+    assert truth.recall(PlainEncoder(), nothing, Templates()) is None
+
+
+def test_templates_go_round_the_right_captions_too(squares):
+    class Listening(PlainEncoder):
+        def encode_captions(self, captions):
+            self.heard = list(captions)
+            return super().encode_captions(captions)
+
+    encoder, asked = Listening(), truth.from_names(squares)
+    templates = Templates(("a photo of {}",))
+    assert truth.recall(encoder, asked, templates).text_to_image.recall[1] == 1
+    assert encoder.heard == asked.prompts(templates) == [f"a photo of {c}" for c in ("red", "green", "blue")]
+    assert np.array_equal(asked.pairs[:, 0], asked.pairs[:, 1])

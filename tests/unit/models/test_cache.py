@@ -1,0 +1,244 @@
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipdemo.errors import ReleasedCheckpointError
+from clipdemo.models.cache import CachedEncoder, EmbeddingStore, Turns, caption_key
+from clipdemo.models.clip.encoder import Origin, TransformersEncoder
+
+
+class Counting:
+    """The real encoder, with a note of what it was asked for."""
+
+    def __init__(self, encoder):
+        self.encoder, self.images, self.captions = encoder, [], []
+        self.checkpoint, self.caption_tokens = encoder.checkpoint, encoder.caption_tokens
+        self.device, self.dtype = encoder.device, encoder.dtype
+
+    def encode_images(self, items):
+        self.images += [item.name for item in items]
+        return self.encoder.encode_images(items)
+
+    def encode_captions(self, captions):
+        self.captions += captions
+        return self.encoder.encode_captions(captions)
+
+
+@pytest.fixture
+def counting(colour_clip):
+    return Counting(TransformersEncoder(colour_clip, Origin("tiny", "local", "a" * 64, "folder")))
+
+
+def cached(encoder, *, max_bytes=10**6, store=None):
+    return CachedEncoder(encoder, store or EmbeddingStore(max_bytes), Turns())
+
+
+def test_each_image_is_encoded_once_however_often_it_is_asked_for(counting, colour_items):
+    encoder = cached(counting)
+    first = encoder.encode_images(colour_items)
+    again = encoder.encode_images([*colour_items[::-1], *colour_items])
+    assert sorted(counting.images) == sorted(item.name for item in colour_items)
+    np.testing.assert_array_equal(again, np.concatenate([first[::-1], first]))
+
+
+def test_a_new_caption_encodes_only_itself(counting):
+    encoder = cached(counting)
+    encoder.encode_captions(["red", "blue"])
+    encoder.encode_captions(["red", "green", "blue"])
+    assert counting.captions == ["red", "blue", "green"]
+
+
+def test_the_same_image_twice_in_one_call_is_encoded_once(counting, colour_items):
+    rows = cached(counting).encode_images([colour_items[0], colour_items[0]])
+    assert counting.images == [colour_items[0].name]
+    np.testing.assert_array_equal(rows[0], rows[1])
+
+
+def test_more_than_a_batch_keeps_its_order(counting, item_of):
+    items = [item_of(Image.new("RGB", (40, 40), (n * 5, 255 - n * 5, 128)), str(n)) for n in range(40)]
+    np.testing.assert_allclose(
+        cached(counting).encode_images(items), counting.encoder.encode_images(items), atol=1e-5
+    )
+
+
+def test_what_is_missing_is_known_without_encoding(counting, colour_items):
+    encoder = cached(counting)
+    encoder.encode_images(colour_items[:3])
+    assert encoder.missing(colour_items) == colour_items[3:]
+    assert len(counting.images) == 3
+
+
+def test_sessions_that_ask_at_once_share_the_work(counting, colour_items):
+    encoder = cached(counting)
+    barrier, results = threading.Barrier(8), []
+
+    def session():
+        barrier.wait()
+        results.append(encoder.encode_images(colour_items))
+
+    threads = [threading.Thread(target=session) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(results) == 8
+    assert len(counting.images) == len(colour_items)
+    for rows in results[1:]:
+        np.testing.assert_array_equal(rows, results[0])
+
+
+def test_two_checkpoints_never_share_an_embedding(colour_clip, tiny_siglip, colour_items):
+    store = EmbeddingStore(10**6)
+    encoders = [
+        cached(TransformersEncoder(folder, Origin(str(folder), "local", str(folder), "folder")), store=store)
+        for folder in (colour_clip, tiny_siglip)
+    ]
+    dims = [encoder.encode_images(colour_items).shape[1] for encoder in encoders]
+    assert dims == [16, 32]
+    assert dims == [encoder.encode_images(colour_items).shape[1] for encoder in encoders]
+
+
+def test_the_store_is_bounded_and_forgets_what_was_used_least_recently():
+    store = EmbeddingStore(max_bytes=3 * 16)
+    row = np.ones(4, dtype=np.float32)
+    for name in ("a", "b", "c"):
+        store.add({("f", name): row})
+    store.find([("f", "a")])
+    store.add({("f", "d"): row})
+    assert set(store.find([("f", name) for name in "abcd"])) == {("f", "a"), ("f", "c"), ("f", "d")}
+    assert store.nbytes == 48
+
+
+def test_a_kept_row_does_not_keep_its_batch_alive():
+    store = EmbeddingStore(10**6)
+    batch = np.ones((100, 4), dtype=np.float32)
+    store.add({("f", "a"): batch[0]})
+    assert store.find([("f", "a")])["f", "a"].base is None
+
+
+def test_an_image_set_larger_than_the_store_is_still_encoded(counting, colour_items):
+    rows = cached(counting, max_bytes=64).encode_images(colour_items)
+    np.testing.assert_allclose(rows, counting.encoder.encode_images(colour_items), atol=1e-5)
+
+
+def test_turns_go_in_the_order_of_arrival():
+    turns, order, threads = Turns(), [], []
+
+    def visitor(name):
+        with turns.take():
+            order.append(name)
+
+    with turns.take():
+        for name in range(5):
+            threads.append(threading.Thread(target=visitor, args=(name,)))
+            threads[-1].start()
+            time.sleep(0.02)
+        assert order == []
+    for thread in threads:
+        thread.join(10)
+    assert order == [0, 1, 2, 3, 4]
+
+
+def test_who_waits_is_told_how_many_go_first_and_may_leave():
+    turns, told = Turns(), []
+
+    class LeavesError(Exception):
+        pass
+
+    def leave(before):
+        told.append(before)
+        if len(told) == 3:
+            raise LeavesError
+
+    with turns.take(), pytest.raises(LeavesError), turns.take(leave):
+        pass
+    with turns.take():  # who left stands in nobody's way
+        pass
+    assert told == [1, 1, 1]
+
+
+def test_who_was_told_is_told_when_the_waiting_ends():
+    turns, told, waits = Turns(), [], threading.Event()
+
+    def note(before):
+        told.append(before)
+        waits.set()
+
+    def wait():
+        with turns.take(note):
+            pass
+
+    with turns.take():
+        thread = threading.Thread(target=wait)
+        thread.start()
+        waits.wait(10)
+    thread.join(10)
+    assert told[0] == 1
+    assert told[-1] == 0
+
+
+def test_a_caption_of_one_visitor_waits_for_one_batch_of_each_other_one(counting, colour_items):
+    """Two visitors with many images each go on encoding; the third wants a single caption."""
+    store, turns, order = EmbeddingStore(10**6), Turns(), []
+
+    class Noting(Counting):
+        def encode_images(self, items):
+            order.append("images")
+            return super().encode_images(items)
+
+        def encode_captions(self, captions):
+            order.append("caption")
+            return super().encode_captions(captions)
+
+    encoder = CachedEncoder(Noting(counting.encoder), store, turns)
+    batches = [colour_items[:4], colour_items[4:]]
+    threads = [threading.Thread(target=encoder.encode_images, args=(batch,)) for batch in batches]
+    threads.append(threading.Thread(target=encoder.encode_captions, args=(["red"],)))
+    threads += [threading.Thread(target=encoder.encode_images, args=(batch[:1],)) for batch in batches]
+    with turns.take():
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            while len(turns._waiting) <= number:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["images", "images", "caption"]  # the last two found theirs encoded
+
+
+def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(counting, colour_items):
+    encoder = cached(counting)
+    rows = encoder.encode_images(colour_items[:3])
+    captions = encoder.encode_captions(["red"])
+    copied = encoder.watched(lambda before: None)
+    encoder.release()
+    assert encoder.released
+    assert copied.released
+    assert copied.checkpoint == counting.checkpoint
+    assert copied.missing_captions(["red", "blue"]) == ["blue"]
+    np.testing.assert_array_equal(copied.encode_images(colour_items[:3]), rows)
+    np.testing.assert_array_equal(copied.encode_captions(["red"]), captions)
+    for use in (lambda: copied.encode_images(colour_items), lambda: encoder.caption_tokens("red")):
+        with pytest.raises(ReleasedCheckpointError, match="put away to make room"):
+            use()
+
+
+def test_a_turn_is_given_back_when_its_work_fails():
+    turns = Turns()
+    with pytest.raises(ZeroDivisionError), turns.take():
+        raise ZeroDivisionError
+    with turns.take():
+        pass
+
+
+def test_captions_are_kept_by_hash_not_by_their_words(counting):
+    assert "secret" not in str(caption_key(counting.checkpoint, "a secret"))
+
+
+def test_captions_share_a_batch_with_others_of_their_length_and_come_back_in_order(counting):
+    captions = ["red " * 9, "a blue square", "red", "red " * 9, "a pink square beside a black one"]
+    rows = cached(counting).encode_captions(captions)
+    assert counting.captions == sorted(set(captions), key=len)
+    np.testing.assert_allclose(rows, counting.encoder.encode_captions(captions), atol=1e-5)
