@@ -20,7 +20,7 @@ from clipdemo.images import sources
 from clipdemo.images.fetch import fetch_bytes
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.models.cache import BATCH, CachedEncoder, EmbeddingStore, Turns
+from clipdemo.models.cache import BATCH, CachedEncoder, EmbeddingStore, FairLock
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
 from clipdemo.scoring.score import background
 from clipdemo.tables.table import open_table
@@ -38,7 +38,7 @@ class Clipdemo(Contender):
 
     def forget(self) -> None:
         """A new store."""
-        self.encoder = CachedEncoder(self.bare, EmbeddingStore(Limits().cache_bytes), Turns())
+        self.encoder = CachedEncoder(self.bare, EmbeddingStore(Limits().cache_bytes), FairLock())
 
     def decode(self, files: Sequence[bytes]) -> list[Any]:
         """The small copies a session holds."""

@@ -128,7 +128,7 @@ def give_back() -> None:
 
 
 @contextmanager
-def lack_in_words(title: str) -> Iterator[None]:
+def translate_memory_errors(title: str) -> Iterator[None]:
     """A failed allocation, which Python, torch and the system each tell in their own way, becomes a sentence.
 
     Raises:

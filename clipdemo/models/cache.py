@@ -29,7 +29,7 @@ Content = TypeVar("Content")
 OnWait = Callable[[int], None]
 
 
-class Turns:
+class FairLock:
     """A fair lock: whoever came first goes first, so one visitor's 200 images never starve another's one."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class CachedEncoder:
         turns: one per device; encoders of one device share it.
     """
 
-    def __init__(self, encoder: Encoder, store: EmbeddingStore, turns: Turns) -> None:
+    def __init__(self, encoder: Encoder, store: EmbeddingStore, turns: FairLock) -> None:
         self.device, self.dtype = encoder.device, encoder.dtype
         self._checkpoint = encoder.checkpoint
         self._held = _Held(encoder)

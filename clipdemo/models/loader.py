@@ -15,7 +15,7 @@ from typing import Literal
 
 from clipdemo.errors import CheckpointError, LoadAbandonedError
 from clipdemo.memory import Memory
-from clipdemo.models.cache import CachedEncoder, EmbeddingStore, Turns
+from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock
 from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.frameworks import LOADING
@@ -80,7 +80,7 @@ class Loader:
         self.governor = governor or Governor(Memory())
         self._store = store
         self._load = load
-        self._turns = Turns()  # one device per process, so one turn at a time
+        self._turns = FairLock()  # one device per process, so one turn at a time
         self._guard = threading.Lock()
         self._threads: dict[str, threading.Thread] = {}
         self._status: dict[str, Status] = {}

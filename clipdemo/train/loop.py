@@ -134,7 +134,7 @@ def train(
         batches = np.array_split(order, steps)
         learner.begin_epoch(now.epoch)
         for batch in batches[now.step - now.epoch * steps :]:
-            with short_memory_in_words(settings, folder, now.best):
+            with translate_step_memory_errors(settings, folder, now.best):
                 loss = _loss(learner, training[batch], learner.log_scale.device)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -167,7 +167,7 @@ def train(
             if time.perf_counter() - saved > SAVE_SECONDS and now.step % steps:
                 state.save(folder, about, learner, optimiser, schedule, now)
                 saved = time.perf_counter()
-        with short_memory_in_words(settings, folder, now.best):
+        with translate_step_memory_errors(settings, folder, now.best):
             recall = retrieval.mean_recall(*embed(learner, validation, settings.batch_size))
         done = Epoch(now.epoch + 1, now.loss_sum / steps, math.exp(-learner.log_scale.item()), recall)
         _log(folder, now, {"validation": asdict(done)})
@@ -255,8 +255,8 @@ def _log(folder: Path, now: state.State, line: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def short_memory_in_words(settings: Settings, folder: Path, best: int) -> Iterator[None]:
-    """Turns short memory into a :class:`TrainingError`; ``best`` is the epoch whose weights are in ``folder``, or 0."""
+def translate_step_memory_errors(settings: Settings, folder: Path, best: int) -> Iterator[None]:
+    """FairLock short memory into a :class:`TrainingError`; ``best`` is the epoch whose weights are in ``folder``, or 0."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:

@@ -29,7 +29,7 @@ from clipdemo.train import card, finetune, state
 from clipdemo.train.dataset import Pairs, read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.train.learner import DualLearner, Learner, Photographs
-from clipdemo.train.loop import History, Progress, Settings, embed, short_memory_in_words, train
+from clipdemo.train.loop import History, Progress, Settings, embed, train, translate_step_memory_errors
 from clipdemo.types import ImageItem
 
 METRICS = "metrics.json"
@@ -166,7 +166,7 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Sh
         **{name.replace("_", " "): str(value) for name, value in asdict(settings).items()},
     }
     history = train(learner, pairs, settings, wanted.output, about, show)
-    with short_memory_in_words(settings, wanted.output, history.best):
+    with translate_step_memory_errors(settings, wanted.output, history.best):
         figures = {
             split: evaluate(*embed(learner, pairs.of(split), settings.batch_size))
             for split in ("val", "test")

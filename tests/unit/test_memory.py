@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from clipdemo.errors import NotEnoughMemoryError
-from clipdemo.memory import Memory, Room, give_back, lack_in_words, need
+from clipdemo.memory import Memory, Room, give_back, need, translate_memory_errors
 from clipdemo.models.weights import weight_bytes
 
 GB = 10**9
@@ -113,12 +113,12 @@ def test_more_is_used_than_there_is_leaves_nothing():
     ],
 )
 def test_every_failed_allocation_becomes_a_sentence(error):
-    with pytest.raises(NotEnoughMemoryError, match="not enough for tiny"), lack_in_words("tiny"):
+    with pytest.raises(NotEnoughMemoryError, match="not enough for tiny"), translate_memory_errors("tiny"):
         raise error
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shapes"), lack_in_words("tiny"):
+    with pytest.raises(RuntimeError, match="shapes"), translate_memory_errors("tiny"):
         raise RuntimeError("shapes do not fit")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from clipdemo import load_encoder, samples
-from clipdemo.models.cache import CachedEncoder, EmbeddingStore, Turns, caption_key
+from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock, caption_key
 from clipdemo.models.embedded import conse
 
 STALE = "the shipped embeddings are stale; run: python -m clipdemo.samples"
@@ -23,7 +23,7 @@ def test_the_shipped_embeddings_carry_the_fingerprint_of_the_model_installed(enc
 def test_the_shipped_embeddings_are_what_the_model_gives_now(encoder):
     store = EmbeddingStore(10**6)
     samples.preload(store)
-    cached = CachedEncoder(encoder, store, Turns())
+    cached = CachedEncoder(encoder, store, FairLock())
     items, captions = samples.sample_items(), samples.SAMPLE_CAPTIONS + samples.NEUTRAL_CAPTIONS
     assert cached.missing(items) == [], STALE
     assert len(store.find(caption_key(encoder.checkpoint, caption) for caption in captions)) == len(

@@ -94,7 +94,7 @@ class TransformersEncoder:
         self._device = torch.device(device)
         model_class, processor_class = FAMILIES[self._family]
         try:
-            with LOADING, memory.lack_in_words(origin.id):
+            with LOADING, memory.translate_memory_errors(origin.id):
                 self._processor = getattr(transformers, processor_class).from_pretrained(folder)
                 # NaFlex cuts images into patches of many shapes: only its own processor knows how.
                 self._recipe = None if self._family == "siglip2" else PixelRecipe.of(self._processor)
@@ -149,7 +149,7 @@ class TransformersEncoder:
         """(len(items), dim) unit rows."""
         if not items:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        with memory.lack_in_words(self.checkpoint.id), torch.inference_mode():
+        with memory.translate_memory_errors(self.checkpoint.id), torch.inference_mode():
             inputs = self.image_inputs([item.image for item in items])
             return self._unit(self._model.get_image_features(**inputs).pooler_output)
 
@@ -157,13 +157,13 @@ class TransformersEncoder:
         """(len(captions), dim) unit rows; a caption over the limit is cut at its tail."""
         if not captions:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        with memory.lack_in_words(self.checkpoint.id), torch.inference_mode():
+        with memory.translate_memory_errors(self.checkpoint.id), torch.inference_mode():
             inputs = self.caption_inputs(captions)
             return self._unit(self._model.get_text_features(**inputs).pooler_output)
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """What the image tower is fed: pixel values, and for NaFlex checkpoints masks and shapes."""
-        usable = [no_strip(image) for image in images]
+        usable = [crop_to_max_aspect(image) for image in images]
         if self._recipe:
             pixels = torch.from_numpy(self._recipe.pixels(usable))
             return {"pixel_values": pixels.to(self._device, self._dtype)}
@@ -238,7 +238,7 @@ def tokens_read(caption: str, limit: int, count: Callable[[str], int]) -> Captio
     return CaptionTokens(used, limit, caption[:low], caption[low:])
 
 
-def no_strip(image: Image.Image) -> Image.Image:
+def crop_to_max_aspect(image: Image.Image) -> Image.Image:
     """The middle of an image longer than 20 times its width.
 
     The processors enlarge the shorter side to the model's; a strip of one pixel would fill the memory.

@@ -21,9 +21,9 @@ from clipdemo.similarity import FloatArray
 DIM = 384
 TOP_K = 50
 CLASS_TEMPLATE = "a photo of a {}"
-ASSETS = Path(__file__).parents[3] / "assets" / "embedded"
-CLASS_NAMES = ASSETS / "imagenet_classnames.txt"
-CLASS_EMBEDDINGS = ASSETS / "class_embeddings.npy"
+DATA = Path(__file__).parent
+CLASS_NAMES = DATA / "imagenet_classnames.txt"
+CLASS_EMBEDDINGS = DATA / "class_embeddings.npy"
 BROKEN = "{} of the embedded model is missing or broken; get clipdemo's folder anew"
 
 

@@ -95,7 +95,7 @@ class EmbeddedEncoder:
         import torch
 
         features, logits = [], []
-        with memory.lack_in_words(TITLE), torch.inference_mode():
+        with memory.translate_memory_errors(TITLE), torch.inference_mode():
             tower = self._towers().image
             for item in items:  # one at a time: shapes differ, and larger batches leave the CPU's cache
                 pooled, classes = image_features(tower, torch.from_numpy(pixels(item.image)))
@@ -119,7 +119,7 @@ class EmbeddedEncoder:
         import torch
 
         tokens, mask = map(torch.from_numpy, self.token_ids(sentences))
-        with memory.lack_in_words(TITLE), torch.inference_mode():
+        with memory.translate_memory_errors(TITLE), torch.inference_mode():
             tower = self._towers().text
             hidden = tower(input_ids=tokens, attention_mask=mask).last_hidden_state  # (n, width, 384)
             weights = mask[..., None].float()
@@ -152,7 +152,9 @@ class EmbeddedEncoder:
     def _towers(self) -> _Towers:
         if self._loaded is None:
             with LOADING:  # twice at once loads once
-                self._loaded = self._loaded or _Towers(lean(load_image_tower()), load_text_tower())
+                self._loaded = self._loaded or _Towers(
+                    fuse_batch_norms(load_image_tower()), load_text_tower()
+                )
         return self._loaded
 
 
@@ -210,7 +212,7 @@ def load_image_tower() -> Any:
     from efficientnet_lite_pytorch import EfficientNet
 
     try:
-        with memory.lack_in_words(TITLE):
+        with memory.translate_memory_errors(TITLE):
             weights = torch.load(_located(IMAGE_PACKAGE, ".pth"), map_location="cpu", weights_only=True)
             tower = EfficientNet.from_name("efficientnet-lite0")
             tower.load_state_dict(weights)
@@ -219,7 +221,7 @@ def load_image_tower() -> Any:
     return tower.eval().to(memory_format=torch.channels_last)
 
 
-def lean(tower: Any) -> Any:
+def fuse_batch_norms(tower: Any) -> Any:
     """The same function in two thirds of the time, for a tower that does not learn: the tower itself, changed.
 
     Its batch norms become part of the convolutions before them, an even border the convolution's own padding,
@@ -257,7 +259,7 @@ def load_text_tower() -> Any:
     logging.disable_progress_bar()
     folder = _located(TEXT_PACKAGE, ".safetensors").parent
     try:
-        with memory.lack_in_words(TITLE):
+        with memory.translate_memory_errors(TITLE):
             return BertModel.from_pretrained(folder, use_safetensors=True).eval()
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CorruptCheckpointError(_broken(TEXT_PACKAGE)) from error

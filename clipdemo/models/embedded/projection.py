@@ -26,7 +26,7 @@ from clipdemo.models.embedded import conse
 from clipdemo.similarity import FloatArray
 
 DIM = conse.DIM + 2
-HEAD = conse.ASSETS / "head.safetensors"
+HEAD = conse.DATA / "head.safetensors"
 PRIOR = 0.3  # how much of the ConSE embedding is added to a projection of length one
 NEAREST = 5  # prototypes that say how crowded a place is
 SCALING = 0.7  # how much of the excess is subtracted from a cosine
@@ -108,7 +108,7 @@ def load(path: Path = HEAD) -> Projection:
 
 @cache
 def shipped() -> Projection:
-    """The head in ``assets``."""
+    """The head that lies beside this file."""
     return load()
 
 

@@ -33,8 +33,8 @@ from clipdemo.models.hub.transfer import (
     Meter,
     Progress,
     bring,
-    failures_in_words,
     missing_bytes,
+    translate_hub_errors,
 )
 
 __all__ = ["Progress", "Snapshot", "download", "find", "is_name"]
@@ -126,7 +126,7 @@ def download(
         )
     if any(_is_on(os.getenv(switch)) for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
         raise HubUnreachableError(OFFLINE.format(name=name))
-    with failures_in_words(name, revision):
+    with translate_hub_errors(name, revision):
         commit, listed = _ask_hub(name, revision)
         files, repo = _choose(name, listed, needs, allow_pickle=allow_pickle), _repo_folder(name)
         if judge:

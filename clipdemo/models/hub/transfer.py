@@ -226,7 +226,7 @@ def _append(url: str, size: int, part: Path, meter: Meter) -> None:
 
 
 @contextmanager
-def failures_in_words(name: str, revision: str) -> Iterator[None]:
+def translate_hub_errors(name: str, revision: str) -> Iterator[None]:
     """Turn what the hub client and the disk raise into our own errors."""
     import httpx2
     from huggingface_hub import errors

@@ -34,7 +34,7 @@ class TrainedEncoder:
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         self._device = torch.device(device)
-        with LOADING, memory.lack_in_words(folder.name):
+        with LOADING, memory.translate_memory_errors(folder.name):
             self._model = trained_folder.load(folder).eval().to(self._device)
         towers = self._model.image_tower, self._model.text_tower
         self.checkpoint = Checkpoint(
@@ -64,14 +64,14 @@ class TrainedEncoder:
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows."""
         model = self._model
-        with memory.lack_in_words(self.checkpoint.id):
+        with memory.translate_memory_errors(self.checkpoint.id):
             features = image_features(model.image_tower, items, self._device)
             return self._unit(items, features, model.heads.image)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; a caption over the limit is cut at its tail."""
         model = self._model
-        with memory.lack_in_words(self.checkpoint.id):
+        with memory.translate_memory_errors(self.checkpoint.id):
             with self._tokenizing:
                 features = caption_features(model.text_tower, captions, self._device)
             return self._unit(captions, features, model.heads.caption)

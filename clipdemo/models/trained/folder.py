@@ -106,7 +106,7 @@ def load(folder: Path) -> DualEncoder:
         _text_tower(recipe.text_tower, folder / TEXT_FOLDER),
     )
     try:
-        with memory.lack_in_words(folder.name):
+        with memory.translate_memory_errors(folder.name):
             model.heads.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
             for tower, place in ((model.image_tower, IMAGE_FOLDER), (model.text_tower, TEXT_FOLDER)):
                 if _has_own_weights(tower, recipe):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from clipdemo import memory
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError, UnsupportedCheckpointError
-from clipdemo.models.clip.encoder import BROKEN, has_safetensors, no_strip, tokens_read
+from clipdemo.models.clip.encoder import BROKEN, crop_to_max_aspect, has_safetensors, tokens_read
 from clipdemo.models.embedded import conse
 from clipdemo.models.embedded import encoder as embedded
 from clipdemo.types import CaptionTokens
@@ -45,7 +45,7 @@ class EmbeddedImageTower(nn.Module):
     def __init__(self, *, learned: bool = False) -> None:
         super().__init__()
         whole = embedded.load_image_tower()
-        self.model = whole if learned else embedded.lean(whole)
+        self.model = whole if learned else embedded.fuse_batch_norms(whole)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,7 +141,7 @@ class ImageTower(nn.Module):
 
     def inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         """Pixels as the model was trained, (n, 3, side, side)."""
-        batch = self._processor([no_strip(image) for image in images], return_tensors="pt")
+        batch = self._processor([crop_to_max_aspect(image) for image in images], return_tensors="pt")
         return {"pixel_values": batch["pixel_values"]}
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ def _read_model(folder: Path, name: str) -> Any:
             f"{name} has no model.safetensors; pickled weights can run code, so save it as safetensors first"
         )
     try:
-        with memory.lack_in_words(name):
+        with memory.translate_memory_errors(name):
             model, report = transformers.AutoModel.from_pretrained(
                 folder,
                 use_safetensors=True,

@@ -8,14 +8,14 @@ from plain_encoder import PlainEncoder
 from clipdemo.compare import costs
 from clipdemo.compare.costs import Stopwatch
 from clipdemo.errors import ReleasedCheckpointError
-from clipdemo.models.cache import CachedEncoder, EmbeddingStore, Turns
+from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock
 from clipdemo.models.load import load_encoder
 
 CAPTIONS = [f"caption {n}" for n in range(5)]
 
 
 def cached(encoder, turns=None):
-    return CachedEncoder(encoder, EmbeddingStore(10**6), turns or Turns())
+    return CachedEncoder(encoder, EmbeddingStore(10**6), turns or FairLock())
 
 
 def run(stopwatch, encoder):
@@ -70,7 +70,7 @@ def test_a_slow_checkpoint_is_timed_three_times_and_no_more(colour_items, monkey
 
 
 def test_others_get_their_turns_between_two_batches(colour_items):
-    turns = Turns()
+    turns = FairLock()
     encoder, stopwatch = cached(PlainEncoder(), turns), Stopwatch(colour_items[:1], CAPTIONS)
     served = threading.Event()
     with turns.take():

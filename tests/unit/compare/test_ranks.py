@@ -4,7 +4,7 @@ from PIL import Image
 from scipy import stats
 
 from clipdemo.compare.ranks import compare, ordinal
-from clipdemo.models.cache import CachedEncoder, EmbeddingStore, Turns
+from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock
 from clipdemo.models.load import load_encoder
 from clipdemo.scoring.prompts import Templates
 from clipdemo.scoring.score import score_matrix
@@ -103,7 +103,7 @@ def test_places_are_said_as_people_say_them():
 def test_every_family_goes_through_the_same_path_each_fed_its_own_way(
     colour_clip, tiny_siglip, tiny_siglip2, colour_items
 ):
-    store, turns = EmbeddingStore(10**6), Turns()
+    store, turns = EmbeddingStore(10**6), FairLock()
     encoders = [
         CachedEncoder(load_encoder(folder), store, turns)
         for folder in (colour_clip, tiny_siglip, tiny_siglip2)

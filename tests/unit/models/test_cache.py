@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from clipdemo.errors import ReleasedCheckpointError
-from clipdemo.models.cache import CachedEncoder, EmbeddingStore, Turns, caption_key
+from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock, caption_key
 from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 
 
@@ -33,7 +33,7 @@ def counting(colour_clip):
 
 
 def cached(encoder, *, max_bytes=10**6, store=None):
-    return CachedEncoder(encoder, store or EmbeddingStore(max_bytes), Turns())
+    return CachedEncoder(encoder, store or EmbeddingStore(max_bytes), FairLock())
 
 
 def test_each_image_is_encoded_once_however_often_it_is_asked_for(counting, colour_items):
@@ -125,7 +125,7 @@ def test_an_image_set_larger_than_the_store_is_still_encoded(counting, colour_it
 
 
 def test_turns_go_in_the_order_of_arrival():
-    turns, order, threads = Turns(), [], []
+    turns, order, threads = FairLock(), [], []
 
     def visitor(name):
         with turns.take():
@@ -143,7 +143,7 @@ def test_turns_go_in_the_order_of_arrival():
 
 
 def test_who_waits_is_told_how_many_go_first_and_may_leave():
-    turns, told = Turns(), []
+    turns, told = FairLock(), []
 
     class LeavesError(Exception):
         pass
@@ -161,7 +161,7 @@ def test_who_waits_is_told_how_many_go_first_and_may_leave():
 
 
 def test_who_was_told_is_told_when_the_waiting_ends():
-    turns, told, waits = Turns(), [], threading.Event()
+    turns, told, waits = FairLock(), [], threading.Event()
 
     def note(before):
         told.append(before)
@@ -182,7 +182,7 @@ def test_who_was_told_is_told_when_the_waiting_ends():
 
 def test_a_caption_of_one_visitor_waits_for_one_batch_of_each_other_one(counting, colour_items):
     """Two visitors with many images each go on encoding; the third wants a single caption."""
-    store, turns, order = EmbeddingStore(10**6), Turns(), []
+    store, turns, order = EmbeddingStore(10**6), FairLock(), []
 
     class Noting(Counting):
         def encode_images(self, items):
@@ -226,7 +226,7 @@ def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(cou
 
 
 def test_a_turn_is_given_back_when_its_work_fails():
-    turns = Turns()
+    turns = FairLock()
     with pytest.raises(ZeroDivisionError), turns.take():
         raise ZeroDivisionError
     with turns.take():

@@ -19,7 +19,7 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
-from clipdemo.models.clip.encoder import Origin, TransformersEncoder, no_strip
+from clipdemo.models.clip.encoder import Origin, TransformersEncoder, crop_to_max_aspect
 
 CAPTIONS = [f"a {colour} square" for colour in COLOURS]
 
@@ -205,7 +205,7 @@ def test_counting_tokens_meanwhile_changes_no_embedding(fixture, request):
 def test_a_strip_one_pixel_wide_does_not_fill_the_memory(colour_clip, item_of):
     batch = load(colour_clip).image_inputs([Image.new("RGB", (1536, 1)), Image.new("RGB", (1, 1536))])
     assert batch["pixel_values"].shape == (2, 3, 32, 32)
-    shapes = [no_strip(Image.new("RGB", size)).size for size in ((1536, 1), (3, 900), (100, 50))]
+    shapes = [crop_to_max_aspect(Image.new("RGB", size)).size for size in ((1536, 1), (3, 900), (100, 50))]
     assert shapes == [(20, 1), (3, 60), (100, 50)]
 
 

@@ -73,7 +73,7 @@ def test_the_checkpoint_says_how_many_weights_it_has(encoder):
 
 
 def test_the_lean_image_tower_says_what_the_librarys_own_says():
-    lean, whole = embedded.lean(embedded.load_image_tower()), embedded.load_image_tower()
+    lean, whole = embedded.fuse_batch_norms(embedded.load_image_tower()), embedded.load_image_tower()
     for item in (*samples.sample_items()[:2], *samples.sample_items()[5:7]):  # wide, high and square
         views = torch.from_numpy(embedded.pixels(item.image))
         with torch.inference_mode():
