@@ -19,7 +19,7 @@ from clipdemo.ui.state import Engine, Workspace
 
 
 def script() -> None:
-    """Run the entry script without its navigation, which Streamlit's test runner cannot follow."""
+    """The entry file without its navigation, which Streamlit's test runner cannot follow."""
     import time
 
     started = time.perf_counter()
@@ -30,23 +30,24 @@ def script() -> None:
     from clipdemo.ui.pages import rank
     from clipdemo.ui.pages.matrix import page as matrix
 
-    engine, workspace = state.engine(), state.workspace()
-    if not workspace.items:
-        fill(engine, workspace, *st.session_state["sizes"])
-    view = inputs.sidebar(engine, workspace)
+    shared, space = state.engine(), state.workspace()
+    if not space.items:
+        fill(shared, space, st.session_state["wanted"])
+    view = inputs.sidebar(shared, space)
     (rank if st.session_state["page"] == "Rank" else matrix).show(view)
-    state.work(view, workspace, engine.limits)
+    state.work(view, space, shared.limits)
     st.session_state["seconds"] = time.perf_counter() - started
 
 
-def fill(engine: Engine, workspace: Workspace, images: int, texts: int) -> None:
-    """Fill the workspace with photographs, and encode them and the captions."""
+def fill(shared: Engine, space: Workspace, wanted: tuple[int, int]) -> None:
+    """Bring photographs and encode them and the captions."""
+    images, texts = wanted
     for number, data in enumerate(photographs(images, SMALL)):
         item = decode_image(data, f"{number}.jpg")
-        workspace.items[item.sha256] = item
-    encoder = engine.loader.encoder(EMBEDDED)
-    assert encoder  # noqa: S101 - the embedded one is always loaded
-    encoder.encode_images(list(workspace.items.values()))
+        space.items[item.sha256] = item
+    encoder = shared.loader.encoder(EMBEDDED)
+    assert encoder  # noqa: S101 - the embedded one always is
+    encoder.encode_images(list(space.items.values()))
     encoder.encode_captions(captions(texts))
 
 
@@ -54,7 +55,7 @@ def reruns(images: int, texts: int, repeats: int) -> dict[str, list[float]]:
     """Return the seconds of ``repeats`` reruns of each page, with ``images`` in addition to the samples."""
     app = AppTest.from_function(script, default_timeout=600)
     app.session_state["page"] = "Rank"
-    app.session_state["sizes"] = (images, texts)
+    app.session_state["wanted"] = (images, texts)
     app.run()
     app.text_area(key="captions").set_value("\n".join(captions(texts))).run()
     seconds: dict[str, list[float]] = {"Rank": [], "Matrix": []}
