@@ -15,7 +15,8 @@ from benchmarks.machine import resident_megabytes
 from benchmarks.photographs import SMALL, captions, photographs
 from clipdemo import decode_image
 from clipdemo.models.catalogue import EMBEDDED
-from clipdemo.ui.state import Engine, Workspace
+from clipdemo.ui.state import Engine
+from clipdemo.ui.workspace import Workspace
 
 
 def script() -> None:
@@ -26,28 +27,29 @@ def script() -> None:
     import streamlit as st
 
     from benchmarks.reruns import fill
-    from clipdemo.ui import inputs, state
+    from clipdemo.ui import inputs, jobs, state
     from clipdemo.ui.pages import rank
     from clipdemo.ui.pages.matrix import page as matrix
+    from clipdemo.ui.workspace import workspace
 
-    shared, space = state.engine(), state.workspace()
-    if not space.items:
-        fill(shared, space, st.session_state["wanted"])
-    view = inputs.sidebar(shared, space)
-    (rank if st.session_state["page"] == "Rank" else matrix).show(view)
-    state.work(view, space, shared.limits)
+    engine, session = state.engine(), workspace()
+    if not session.items:
+        fill(engine, session, st.session_state["wanted"])
+    view = inputs.sidebar(engine, session)
+    page = rank if st.session_state["page"] == "Rank" else matrix
+    jobs.run(lambda: page.show(view), view, engine, session)
     st.session_state["seconds"] = time.perf_counter() - started
 
 
-def fill(shared: Engine, space: Workspace, wanted: tuple[int, int]) -> None:
+def fill(engine: Engine, workspace: Workspace, wanted: tuple[int, int]) -> None:
     """Bring photographs and encode them and the captions."""
     images, texts = wanted
     for number, data in enumerate(photographs(images, SMALL)):
         item = decode_image(data, f"{number}.jpg")
-        space.items[item.sha256] = item
-    encoder = shared.loader.encoder(EMBEDDED)
+        workspace.items[item.sha256] = item
+    encoder = engine.loader.encoder(EMBEDDED)
     assert encoder  # noqa: S101 - the embedded one always is
-    encoder.encode_images(list(space.items.values()))
+    encoder.encode_images(list(workspace.items.values()))
     encoder.encode_captions(captions(texts))
 
 
