@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipdemo.audit.footprint import Footprint, Show
+from clipdemo.audit.footprint import Footprint, ProgressCallback
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError, TableError
@@ -78,7 +78,12 @@ class Report:
 
 
 def run_evaluation(
-    path: Path, images: Path, split: str | None, encoder: Encoder, pace: tuple[int, int], show: Show
+    path: Path,
+    images: Path,
+    split: str | None,
+    encoder: Encoder,
+    pace: tuple[int, int],
+    show: ProgressCallback,
 ) -> Report:
     """Encode a table's images and captions and see how well they find each other.
 

@@ -13,13 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from clipdemo.audit import report as audit_report
-from clipdemo.audit.footprint import Footprint, Show, Stage, peak_resident_bytes
+from clipdemo.audit.footprint import (
+    Footprint,
+    ProgressCallback,
+    Stage,
+    memory_text,
+    peak_resident_bytes,
+    stage_text,
+)
 from clipdemo.audit.judge import Retrieval, Summary, judge, unscored
 from clipdemo.audit.ledger import Done, Ledger
 from clipdemo.audit.score import Plan, begin, score_table
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
 from clipdemo.images.locate import in_folder, shown
-from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.limits import Limits
 from clipdemo.models.load import peak_gpu_bytes
 from clipdemo.output import files
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
@@ -125,22 +132,11 @@ class Result:
             "a query is a hit when any of its right answers is among the first k; ranks are exact, among all "
             "images and captions that were scored",
             f"checkpoint {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}, on {self.device}",
-            f"{self.seconds:.1f} s; " + "; ".join(stage_line(stage) for stage in self.stages),
-            memory_line(self.peak_bytes, self.peak_gpu_bytes),
+            f"{self.seconds:.1f} s; " + "; ".join(stage_text(stage) for stage in self.stages),
+            memory_text(self.peak_bytes, self.peak_gpu_bytes),
             "written: " + ", ".join(self.files),
         ]
         return "\n".join(lines)
-
-
-def stage_line(stage: Stage) -> str:
-    """One stage in words."""
-    return f"{stage.name} {stage.seconds:.1f} s for {stage.items:,} ({stage.rate:,.0f}/s)"
-
-
-def memory_line(resident: int | None, gpu: int | None) -> str:
-    """The most memory held, in words."""
-    said = "unknown" if resident is None else f"{resident / MEGABYTE:,.0f} MB"
-    return f"peak memory {said}" + (f", on the GPU {gpu / MEGABYTE:,.0f} MB" if gpu is not None else "")
 
 
 def _figures(retrieval: Retrieval) -> str:
@@ -153,7 +149,7 @@ def _figures(retrieval: Retrieval) -> str:
     )
 
 
-def run_table(wanted: TableRun, load: Callable[[], Encoder], show: Show) -> Result:
+def run_table(wanted: TableRun, load: Callable[[], Encoder], show: ProgressCallback) -> Result:
     """Score a table and write everything that is wanted.
 
     Args:
@@ -283,7 +279,7 @@ def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
     footprint: Footprint,
     plan: Plan,
     scale: FloatArray,
-    show: Show,
+    show: ProgressCallback,
 ) -> None:
     """Score row by row; the output file grows with them, ranks still empty."""
     before, started = ledger.row_count, time.perf_counter()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipdemo import similarity
-from clipdemo.audit.footprint import Show
+from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.errors import ImageError
 from clipdemo.images import sources
 from clipdemo.images.locate import given
@@ -145,7 +145,7 @@ def score_images(
     templates: Sequence[str],
     encoder: Encoder,
     pace: tuple[int, int],
-    show: Show,
+    show: ProgressCallback,
 ) -> ScoredImages:
     """Load and score what the arguments name; images are let go as soon as they are encoded.
 

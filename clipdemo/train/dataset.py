@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from clipdemo.audit.footprint import Show
+from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.audit.score import caption_cell, image_cell, problem
 from clipdemo.errors import TableError, TrainingError
 from clipdemo.images import sources
@@ -103,7 +103,13 @@ def split_of(row: Row, at: int | None) -> str:
 
 
 def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes of it
-    table: Table, locate: Locate, limits: Limits, seed: int, known: Collection[str], take: Take, show: Show
+    table: Table,
+    locate: Locate,
+    limits: Limits,
+    seed: int,
+    known: Collection[str],
+    take: Take,
+    show: ProgressCallback,
 ) -> Pairs:
     """Read the table and every image it names, once.
 
@@ -157,7 +163,7 @@ def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes 
 
 
 def _read_images(
-    files: Iterable[Source], limits: Limits, known: Collection[str], take: Take, show: Show
+    files: Iterable[Source], limits: Limits, known: Collection[str], take: Take, show: ProgressCallback
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Name -> hash of every image that can be used, and name -> verdict of every other."""
     digests: dict[str, str] = {}
