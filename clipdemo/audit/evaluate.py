@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,7 @@ from clipdemo.images.locate import in_folder, shown
 from clipdemo.limits import Limits
 from clipdemo.scoring.retrieval import Direction, Evaluation, Figure, evaluate
 from clipdemo.similarity import FloatArray, IntArray
-from clipdemo.tables.delimited import Record
-from clipdemo.tables.table import Row, Table, open_table
-from clipdemo.train.dataset import column, split_of
+from clipdemo.tables.table import Table, open_table
 from clipdemo.types import Checkpoint, Encoder
 
 ALL = "all"
@@ -118,36 +116,25 @@ def run_evaluation(
         first = next((row.error for row in ledger.rows()), "the table has no rows")
         raise TableError(f"no row of the table can be used: {first}")
     rows = _together(ledger.image_blocks()), _together(ledger.caption_blocks())
-    at = column(table, "source")
-    of_row = [row.cells[at].strip() or ALL if at is not None else ALL for row in table.rows()]
-    named = np.array(of_row)[numbers]
+    column = table.column("source")
+    named = np.array([row.cell(column) or ALL for row in table.rows()])[numbers]
     figures = {str(one): _evaluate_some(*rows, pairs[named == one]) for one in dict.fromkeys(named.tolist())}
     failed = table.count - len(pairs)
     return Report(encoder.checkpoint, encoder.device, figures, failed, table.notes, footprint.seconds)
 
 
 def _only(table: Table, split: str) -> Table:
-    """The table's rows of one split."""
-    at = column(table, "split")
-    if at is None:
+    """Return the rows of one split, and those that cannot be read."""
+    column = table.column("split")
+    if column is None:
         raise TableError(
-            "the table has no column 'split', so --split has nothing to choose by; what `clipdemo train` set apart by "
-            "itself is measured in its folder's metrics.json"
+            "the table has no column 'split' for --split to choose by; where `clipdemo train` made the split itself, "
+            "metrics.json in the checkpoint's folder has its figures"
         )
-
-    def wanted(row: Row) -> bool:
-        return bool(row.problem) or split_of(row, at) == split
-
-    def read(start: int) -> Iterator[Record]:
-        kept = ((row.cells, row.problem) for row in table.rows() if wanted(row))
-        for number, record in enumerate(kept):
-            if number >= start:
-                yield record
-
-    count = sum(1 for _ in read(0))
-    if not count:
-        raise TableError(f"no row of the table is of the split {split!r}")
-    return replace(table, count=count, _read=read)
+    chosen = table.where(lambda row: bool(row.problem) or row.split(column) == split)
+    if not chosen.count:
+        raise TableError(f"no row of the table has the split {split!r}")
+    return chosen
 
 
 def _evaluate_some(images: FloatArray, captions: FloatArray, pairs: IntArray) -> Evaluation:

@@ -32,7 +32,8 @@ from clipdemo.output import files
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
 from clipdemo.scoring.score import background
 from clipdemo.similarity import FloatArray, percentile
-from clipdemo.tables.table import Row, Table, open_table
+from clipdemo.tables.row import Row
+from clipdemo.tables.table import Table, open_table
 from clipdemo.types import Checkpoint, Encoder
 
 

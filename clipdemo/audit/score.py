@@ -23,11 +23,11 @@ from clipdemo.limits import Limits
 from clipdemo.scoring.prompts import Query
 from clipdemo.scoring.score import encode_queries
 from clipdemo.similarity import FloatArray
-from clipdemo.tables.table import Row, Table
+from clipdemo.tables.row import Row
+from clipdemo.tables.table import Table
 from clipdemo.types import Encoder, ImageItem, Rejected
 
 CHUNK = 64  # rows between two commits, unless a batch needs more
-MAX_CAPTION = 10_000  # characters; no checkpoint reads a tenth of it
 _NO_NUMBER = "not usable: the checkpoint gives no number for the {}; choose another checkpoint"
 
 
@@ -99,8 +99,8 @@ def score_table(
         """New images, and each chunk of rows after the last image it needs."""
         chunk: list[Row] = []
         for row in table.rows(ledger.row_count):
-            cell = image_cell(row, table)
-            if not problem(row, table) and cell not in begun and ledger.file(cell) is None:
+            cell = row.image
+            if not row.unusable and cell not in begun and ledger.file(cell) is None:
                 begun.add(cell)
                 yield _timed(locate(cell), footprint)
             chunk.append(row)
@@ -129,36 +129,10 @@ def score_table(
             _keep_images(batch, encoder, ledger, footprint, plan)
             _finish(thing, table, encoder, ledger, footprint, plan)
             # A row that cannot be scored never began its image; a later row may have.
-            begun.difference_update(image_cell(row, table) for row in thing if not problem(row, table))
+            begun.difference_update(row.image for row in thing if not row.unusable)
             ledger.commit()
         if thing is None or isinstance(thing, list):
             yield ledger.row_count
-
-
-def image_cell(row: Row, table: Table) -> str:
-    """The image cell, without blanks around it."""
-    return row.cells[table.image].strip()
-
-
-def caption_cell(row: Row, table: Table) -> str:
-    """The caption cell, with single blanks between words."""
-    return " ".join(row.cells[table.caption].split())
-
-
-def problem(row: Row, table: Table) -> str:
-    """Why a row cannot be scored, as far as the table alone can tell; empty when it can."""
-    caption = caption_cell(row, table)
-    if row.problem:
-        return row.problem
-    if not image_cell(row, table):
-        return "no image: the cell is empty"
-    if not caption:
-        return "no caption: the cell is empty"
-    if len(caption) > MAX_CAPTION:
-        return f"the caption has {len(caption):,} characters; at most {MAX_CAPTION:,} are taken"
-    if any("\ud800" <= letter <= "\udfff" for letter in caption):
-        return "the caption holds characters that are no text (lone surrogates)"
-    return ""
 
 
 def _timed(source: Source, footprint: Footprint) -> Source:
@@ -190,12 +164,11 @@ def _finish(
     wanted: list[tuple[int, int, str]] = []  # row, image, caption
     errors: dict[int, str] = {}
     for row in rows:
-        wrong = problem(row, table)
-        file = None if wrong else ledger.file(image_cell(row, table))
+        file = None if row.unusable else ledger.file(row.image)
         if file is None or file.image is None:
-            errors[row.number] = wrong or (file.error if file else "the image was not read")
+            errors[row.number] = row.unusable or (file.error if file else "the image was not read")
         else:
-            wanted.append((row.number, file.image, caption_cell(row, table)))
+            wanted.append((row.number, file.image, row.caption))
     _keep_captions([caption for *_, caption in wanted], encoder, ledger, footprint, plan)
     usable: list[tuple[int, int, int]] = []  # row, image, caption
     for number, image, text in wanted:

@@ -84,10 +84,10 @@ def from_table(table: Table, items: Sequence[ImageItem]) -> Truth:
     by_end = {_end(item.name): item for item in items if ends[_end(item.name)] == 1}
     found = []
     for row in table.rows():
-        cell = row.cells[table.image].strip()
+        cell = row.image
         item = by_name.get(cell) or by_end.get(_end(cell))
         if item and not row.problem:
-            found.append((item, row.cells[table.caption]))
+            found.append((item, row.caption))
     return _truth(found)
 
 

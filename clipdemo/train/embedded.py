@@ -24,8 +24,9 @@ from clipdemo.models.trained.towers import EmbeddedImageTower
 from clipdemo.scoring import metrics
 from clipdemo.scoring.retrieval import CUTS, best_ranks
 from clipdemo.similarity import FloatArray, IntArray
+from clipdemo.tables.row import SPLITS
 from clipdemo.tables.table import open_table
-from clipdemo.train.dataset import SPLITS, read_pairs
+from clipdemo.train.dataset import read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.types import ImageItem
 

@@ -254,7 +254,7 @@ def test_duplicate_headers_are_kept_and_noted(place):
     (place / "in.csv").write_bytes(csv_of([("red.png", "red", "blue")], ("image", "caption", "caption")))
     result = run(place)
     assert read(place / "out.csv")[0][:4] == ["image", "caption", "caption", "similarity"]
-    assert "'caption' is there 2 times; the first is used" in result.as_text()
+    assert "'caption' appears 2 times; the first is used" in result.as_text()
 
 
 def test_an_output_can_be_scored_again(place):

@@ -14,12 +14,13 @@ from tiny_checkpoints import COLOURS
 
 from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger
-from clipdemo.audit.score import CHUNK, MAX_CAPTION, Plan, begin, score_table
+from clipdemo.audit.score import CHUNK, Plan, begin, score_table
 from clipdemo.errors import LedgerError
 from clipdemo.images import decode as images
 from clipdemo.images.fetch import fetch_bytes
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
+from clipdemo.tables.row import MAX_CAPTION
 from clipdemo.tables.table import open_table
 
 MANY = [(f"{colour}.png", f"a {colour} square {n % 7}") for n in range(60) for colour in COLOURS]
