@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError, TableError
 from clipdemo.images.locate import in_folder, shown
 from clipdemo.limits import Limits
-from clipdemo.scoring.retrieval import Direction, Evaluation, Figure, evaluate
+from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.tables.table import Table, open_table
 from clipdemo.types import Checkpoint, Encoder
@@ -53,7 +53,7 @@ class Report:
                 "seconds": round(self.seconds, 3),
                 "failed_rows": self.failed,
                 "notes": list(self.notes),
-                "sources": {source: asdict(figures) for source, figures in self.sources.items()},
+                "sources": {source: figures.as_dict() for source, figures in self.sources.items()},
             },
             indent=2,
             ensure_ascii=False,
@@ -64,8 +64,8 @@ class Report:
         lines = [f"note: {note}" for note in self.notes]
         for source, figures in self.sources.items():
             lines.append(f"{source}: {figures.images:,} images, {figures.captions:,} captions")
-            lines.append(f"  text to image: {_line(figures.text_to_image)}")
-            lines.append(f"  image to text: {_line(figures.image_to_text)}")
+            lines.append(f"  text to image: {figures.text_to_image.as_text()}")
+            lines.append(f"  image to text: {figures.image_to_text.as_text()}")
         lines += [
             "a query is a hit when any of its right answers is among the first k; each source is searched by itself; "
             "in brackets 95 % bootstrap intervals over images",
@@ -145,14 +145,3 @@ def _evaluate_some(images: FloatArray, captions: FloatArray, pairs: IntArray) ->
 
 def _together(blocks: Iterator[FloatArray]) -> FloatArray:
     return np.concatenate(list(blocks))
-
-
-def _line(direction: Direction) -> str:
-    def said(figure: Figure, scale: float, digits: int) -> str:
-        return f"{scale * figure.value:.{digits}f} ({scale * figure.low:.{digits}f}–{scale * figure.high:.{digits}f})"
-
-    recall = ", ".join(f"recall@{k} {said(figure, 100, 1)} %" for k, figure in direction.recall.items())
-    return (
-        f"{recall}, MRR {said(direction.mean_reciprocal_rank, 1, 3)}, "
-        f"median rank {said(direction.median_rank, 1, 1)} ({direction.queries:,} queries)"
-    )

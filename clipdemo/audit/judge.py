@@ -11,8 +11,8 @@ import numpy as np
 from clipdemo import similarity
 from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger
-from clipdemo.scoring import metrics
-from clipdemo.scoring.rivals import BLOCK, Rivals, find_rivals
+from clipdemo.scoring.retrieval import RetrievalMetrics, retrieval_metrics
+from clipdemo.scoring.rivals import BLOCK, Rivals, find_rivals, row_cosines
 from clipdemo.similarity import BoolArray, FloatArray, IntArray
 from clipdemo.tables.table import Table
 from clipdemo.types import Checkpoint
@@ -20,7 +20,6 @@ from clipdemo.types import Checkpoint
 SWAPPED, WEAK, DUPLICATE = "likely swapped", "weak", "duplicate image"
 FLAGS = (SWAPPED, WEAK, DUPLICATE)
 WEAK_BELOW, POSSIBLE_FROM, STRONG_FROM = 80.0, 95.0, 99.0  # percentiles, as on the score card
-CUTS = (1, 5, 10)
 RESULT_COLUMNS = (
     "similarity",
     "percentile",
@@ -31,29 +30,6 @@ RESULT_COLUMNS = (
     "flag",
     "error",
 )
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """One direction of retrieval; a query is a hit when any of its right answers is among the first k.
-
-    Attributes:
-        queries: how many there are.
-        recall: k -> recall@k, 0 to 1.
-        mean_reciprocal_rank: of the best right answer.
-        median_rank: of the best right answer.
-    """
-
-    queries: int
-    recall: dict[int, float]
-    mean_reciprocal_rank: float
-    median_rank: float
-
-    @classmethod
-    def of(cls, ranks: IntArray) -> Retrieval:
-        """From the 1-based rank of each query's best right answer, (n_queries,)."""
-        recall = {k: metrics.recall_at_k(ranks, k) for k in CUTS}
-        return cls(len(ranks), recall, metrics.mean_reciprocal_rank(ranks), metrics.median_rank(ranks))
 
 
 @dataclass(frozen=True)
@@ -81,8 +57,8 @@ class Summary:
     captions: int
     truncated: int
     flags: dict[str, int]
-    image_to_text: Retrieval
-    text_to_image: Retrieval
+    image_to_text: RetrievalMetrics[float]
+    text_to_image: RetrievalMetrics[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +138,7 @@ class Audit:
     def summary(self) -> Summary:
         """The table in a few figures."""
         images, captions = self.pairs[:, 0], self.pairs[:, 1]
+        image_ranks, caption_ranks = self.rivals.best_ranks()
         flags = Counter(flag for some in self.flags for flag in some)
         return Summary(
             rows=self.table.count,
@@ -176,8 +153,8 @@ class Audit:
             captions=len(np.unique(captions)),
             truncated=sum(self.ledger.caption_text(int(caption))[1] for caption in captions),
             flags={flag: flags[flag] for flag in FLAGS},
-            image_to_text=Retrieval.of(best_rank(images, self.rivals.rank_of_caption)),
-            text_to_image=Retrieval.of(best_rank(captions, self.rivals.rank_of_image)),
+            image_to_text=retrieval_metrics(image_ranks),
+            text_to_image=retrieval_metrics(caption_ranks),
         )
 
 
@@ -257,15 +234,7 @@ def _gains(
         other = owner[rival[some]]
         theirs = ledger.image_embeddings(pairs[other, 0].tolist())
         ours = ledger.caption_embeddings(pairs[some, 1].tolist())
-        exchanged = np.einsum("nd,nd->n", theirs, ours)
+        exchanged = row_cosines(theirs, ours)
         likely = similarity.percentile(exchanged, background) >= POSSIBLE_FROM
         gains[some] = likely & (exchanged > cosines[other])
     return gains
-
-
-def best_rank(queries: IntArray, ranks: IntArray) -> IntArray:
-    """The best rank of each distinct query, in the order of their ids."""
-    distinct, place = np.unique(queries, return_inverse=True)
-    best = np.full(len(distinct), np.iinfo(np.int64).max, dtype=np.int64)
-    np.minimum.at(best, place, ranks)
-    return best

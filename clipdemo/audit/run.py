@@ -21,7 +21,7 @@ from clipdemo.audit.footprint import (
     peak_resident_bytes,
     stage_text,
 )
-from clipdemo.audit.judge import Retrieval, Summary, judge, unscored
+from clipdemo.audit.judge import Summary, judge, unscored
 from clipdemo.audit.ledger import Done, Ledger
 from clipdemo.audit.score import Plan, begin, score_table
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
@@ -128,8 +128,8 @@ class Result:
             f"{s.images:,} distinct images, {s.captions:,} distinct captions",
             *([f"errors: {errors}"] if errors else []),
             f"flags: {flags}; {s.truncated:,} captions cut off",
-            f"image to text: {_figures(s.image_to_text)}",
-            f"text to image: {_figures(s.text_to_image)}",
+            f"image to text: {s.image_to_text.as_text()}",
+            f"text to image: {s.text_to_image.as_text()}",
             "a query is a hit when any of its right answers is among the first k; ranks are exact, among all "
             "images and captions that were scored",
             f"checkpoint {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}, on {self.device}",
@@ -138,16 +138,6 @@ class Result:
             "written: " + ", ".join(self.files),
         ]
         return "\n".join(lines)
-
-
-def _figures(retrieval: Retrieval) -> str:
-    if not retrieval.queries:
-        return "no queries"
-    recall = ", ".join(f"recall@{k} {100 * value:.1f} %" for k, value in retrieval.recall.items())
-    return (
-        f"{recall}, MRR {retrieval.mean_reciprocal_rank:.3f}, median rank {retrieval.median_rank:g} "
-        f"({retrieval.queries:,} queries)"
-    )
 
 
 def run_table(wanted: TableRun, load: Callable[[], Encoder], show: ProgressCallback) -> Result:

@@ -21,6 +21,7 @@ from clipdemo.images.locate import Locate
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.scoring.prompts import Query
+from clipdemo.scoring.rivals import row_cosines
 from clipdemo.scoring.score import encode_queries
 from clipdemo.similarity import FloatArray
 from clipdemo.tables.row import Row
@@ -180,8 +181,7 @@ def _finish(
     done = [Done(number, None, None, None, error) for number, error in errors.items()]
     if usable:
         _, images, captions = zip(*usable, strict=True)
-        together = ledger.image_embeddings(images), ledger.caption_embeddings(captions)
-        cosines = np.einsum("nd,nd->n", *together).clip(-1, 1)
+        cosines = row_cosines(ledger.image_embeddings(images), ledger.caption_embeddings(captions))
         done += [Done(*at, cosine, "") for at, cosine in zip(usable, cosines.tolist(), strict=True)]
     ledger.add_rows(done)
 

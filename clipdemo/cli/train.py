@@ -210,10 +210,6 @@ def _as_text(done: Trained) -> str:
             ("text to image", figures.text_to_image),
             ("image to text", figures.image_to_text),
         ):
-            recall = ", ".join(
-                f"recall@{k} {100 * figure.value:.1f} ({100 * figure.low:.1f}–{100 * figure.high:.1f}) %"
-                for k, figure in found.recall.items()
-            )
-            lines.append(f"{split}, {direction}: {recall}")
+            lines.append(f"{split}, {direction}: {found.recall_text()}")
     lines.append(f"{done.seconds:.1f} s on {done.device}; written: {done.folder}")
     return "\n".join(lines)

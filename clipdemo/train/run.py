@@ -132,7 +132,7 @@ class Trained:
             "pairs": {split: len(pairs.of(split)) for split in ("train", "val", "test")},
             "left_out": dict(pairs.left_out),
             "notes": [*pairs.notes, *self.history.notes],
-            "figures": {split: asdict(figures) for split, figures in self.figures.items()},
+            "figures": {split: figures.as_dict() for split, figures in self.figures.items()},
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
         }
 
