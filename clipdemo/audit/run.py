@@ -22,7 +22,7 @@ from clipdemo.audit.footprint import (
     stage_text,
 )
 from clipdemo.audit.judge import Summary, judge, unscored
-from clipdemo.audit.ledger import Done, Ledger
+from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.audit.score import Plan, begin, score_table
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
 from clipdemo.images.locate import in_folder, shown
@@ -256,7 +256,7 @@ def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bo
         "caption column": str(table.caption),
         "checkpoint": checkpoint.fingerprint,
         "folder of images": shown(str(wanted.images.resolve())),
-        "wish for figures": str(pictures),
+        "--figures or --report": str(pictures),
     }
     begin(ledger, about)
     return ledger
@@ -300,7 +300,7 @@ def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
             show(done, table.count, (done - before) / seconds if seconds else 0.0)
 
 
-def _first_results(row: Row, scored: Done, ledger: Ledger, scale: FloatArray) -> list[str]:
+def _first_results(row: Row, scored: ScoredRow, ledger: Ledger, scale: FloatArray) -> list[str]:
     """What is known of a row before its rivals are: everything but ranks and flags."""
     if scored.cosine is None or scored.caption is None:
         return [*row.cells, *unscored(scored.error)]

@@ -125,11 +125,14 @@ def test_resuming_without_anything_to_resume_begins_anew(place):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda place: (place / "in.csv").write_bytes(csv_of(ROWS[:-1])), "another table;"),
-        (lambda place: {"encoder": PlainEncoder("other")}, "another checkpoint;"),
-        (lambda place: {"images": place / "elsewhere"}, "another folder of images;"),
-        (lambda place: {"report": place / "r.html"}, "another wish for figures;"),
-        (lambda place: {"columns": ("caption", "image")}, "another image column and caption column;"),
+        (lambda place: (place / "in.csv").write_bytes(csv_of(ROWS[:-1])), "a different table;"),
+        (lambda place: {"encoder": PlainEncoder("other")}, "a different checkpoint;"),
+        (lambda place: {"images": place / "elsewhere"}, "a different folder of images;"),
+        (lambda place: {"report": place / "r.html"}, "was started with different --figures or --report;"),
+        (
+            lambda place: {"columns": ("caption", "image")},
+            "a different image column and a different caption column;",
+        ),
     ],
 )
 def test_a_run_of_something_else_is_not_resumed(place, change, words):
@@ -195,7 +198,7 @@ def test_a_folder_that_takes_no_files_is_named(place):
     locked.chmod(0o500)
     if os.access(locked, os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(LedgerError, match=r"cannot be made.*another folder"):
+    with pytest.raises(LedgerError, match=r"cannot be created.*another folder"):
         run(place, output=locked / "out.csv")
 
 
