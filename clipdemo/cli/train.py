@@ -161,18 +161,13 @@ def evaluate(
     1: done, but some rows could not be used.
     """
     with words():
-        from clipdemo.audit.evaluate import run_evaluation
+        from clipdemo.audit.evaluate import EvaluationOptions, run_evaluation
 
+        folder, only = images or table.parent, split.value if split else None
+        options = EvaluationOptions(table, folder, only, batch_size, workers)
         encoder = open_encoder(checkpoint, device)
         with Shown("rows") as show:
-            report = run_evaluation(
-                table,
-                images or table.parent,
-                split.value if split else None,
-                encoder,
-                (batch_size, workers),
-                show,
-            )
+            report = run_evaluation(options, encoder, show)
     typer.echo(report.as_json() if as_json else report.as_text())
     if report.failed:
         raise typer.Exit(SOME_FAILED)

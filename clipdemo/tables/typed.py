@@ -171,7 +171,7 @@ def _translate_parquet_errors() -> Iterator[None]:
         yield
     except ClipdemoError:
         raise
-    except Exception as error:
+    except Exception as error:  # third-party boundary: pyarrow raises built-in errors of many types
         if isinstance(error, OSError) and error.errno is not None:
             raise unreadable(error) from error
         reason = " ".join(str(error).split())[:200]
