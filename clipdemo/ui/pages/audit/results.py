@@ -11,12 +11,13 @@ import streamlit as st
 
 from clipdemo.audit import report
 from clipdemo.audit.footprint import peak_resident_bytes
-from clipdemo.audit.judge import FLAGS, Audit, Retrieval, Summary
+from clipdemo.audit.judge import FLAGS, Audit, Summary
 from clipdemo.errors import TableError
 from clipdemo.models import catalogue, load
 from clipdemo.output import files, heatmaps, pictures
 from clipdemo.output.heatmaps import Axis
 from clipdemo.scoring.matrix import Sheet
+from clipdemo.scoring.retrieval import RetrievalMetrics
 from clipdemo.ui import audits, views
 from clipdemo.ui.audits import AuditJob
 from clipdemo.ui.views import Download, show_downloads
@@ -76,7 +77,7 @@ def _retrieval(summary: Summary) -> None:
     st.caption(f"Both directions search this table only; a larger table is harder.{part}")
 
 
-def _figures(direction: str, found: Retrieval) -> dict[str, str]:
+def _figures(direction: str, found: RetrievalMetrics[float]) -> dict[str, str]:
     return {
         "direction": direction,
         "queries": f"{found.queries:,}",
