@@ -197,10 +197,10 @@ def run_table(wanted: TableRun, load: Callable[[], Encoder], show: Show) -> Resu
                 tuple(map(shown, files + ([str(wanted.report)] if wanted.report else []))),
             )
             if wanted.report:
-                cost = audit_report.footprint_html(
+                usage = audit_report.Usage(
                     result.stages, result.seconds, result.device, result.peak_bytes, result.peak_gpu_bytes
                 )
-                page = audit_report.audit_html(audit, result.summary, cost)
+                page = audit_report.audit_html(audit, result.summary, usage)
                 wanted.report.write_text(page, encoding="utf-8")
         finally:
             ledger.close()

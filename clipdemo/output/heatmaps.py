@@ -12,6 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from clipdemo.output.charts import wrapped
+from clipdemo.output.html import inline_script_hashes, render
 from clipdemo.scoring.matrix import COLOURS, Sheet
 from clipdemo.similarity import FloatArray
 
@@ -112,23 +113,19 @@ def heatmap_width(rows: Axis, columns: Axis) -> int:
     return left + columns.length + _right(left, columns)
 
 
-def one_file_html(figure: go.Figure, title: str, note: str) -> bytes:
-    """The figure as a page that opens offline: plotly.js is inside, and nothing is fetched.
+def heatmap_html(figure: go.Figure, title: str, note: str) -> str:
+    """The figure as one HTML file with plotly.js inside, which opens offline and makes no request.
 
     Args:
-        figure: any.
+        figure: any figure.
         title: names what is shown and the checkpoint; untrusted.
         note: a line below the figure; untrusted.
     """
     chart = figure.to_html(
         full_html=False, include_plotlyjs=True, include_mathjax=False, config={"displaylogo": False}
     )
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-        "<meta name='viewport' content='width=device-width'></head>"
-        "<body style='font-family:sans-serif;color:#1f2430;background:#fff;margin:24px'>"
-        f"<h1 style='font-size:1.3rem'>{escape(title)}</h1>{chart}<p>{escape(note)}</p></body></html>"
-    ).encode()
+    hashes = inline_script_hashes(chart)
+    return render("matrix.html", title=title, chart=chart, script_hashes=hashes, note=note)
 
 
 def _targets(sheet: Sheet, extra: Sequence[FloatArray]) -> go.Scatter:

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from inert_pages import Page, is_inert
+from inert_pages import Page, has_strict_policy, is_inert
 from PIL import Image
 from plain_encoder import BACKGROUND, SQUARES, PlainEncoder, Shelf, scored, table_of
 
@@ -33,8 +33,8 @@ def audited(rows, *, files=SQUARES, header=("image", "caption"), name="plain", t
 
 
 def html_of(audit, **options):
-    cost = audit_report.footprint_html([Stage("fetch <b>", 1.5, 3)], 2.0, "cpu", 5_000_000, None)
-    return audit_report.audit_html(audit, audit.summary(), cost, **options)
+    usage = audit_report.Usage([Stage("fetch <b>", 1.5, 3)], 2.0, "cpu", 5_000_000, None)
+    return audit_report.audit_html(audit, audit.summary(), usage, **options)
 
 
 def test_hostile_text_stays_text_wherever_it_stands():
@@ -44,6 +44,7 @@ def test_hostile_text_stays_text_wherever_it_stands():
     audit = audited(rows, files=files, header=("image", "caption", HOSTILE[0]), name=HOSTILE[1])
     page = Page(html_of(audit))
     assert is_inert(page)
+    assert has_strict_policy(page)
     for text in HOSTILE:
         assert text in page.text
 
@@ -51,6 +52,13 @@ def test_hostile_text_stays_text_wherever_it_stands():
 def test_the_check_itself_sees_what_is_not_inert():
     for bad in ("<script></script>", "<img src=http://a.test>", "<b onclick=x>", "<a href=javascript:x>"):
         assert not is_inert(Page("<style></style>" + bad))
+
+
+def test_a_picture_has_the_name_of_its_image_as_alternative_text():
+    page = Page(html_of(audited([("red.png", "a red square"), ("blue.png", "a blue square")])))
+    alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert sorted(alternatives[:2]) == ["blue.png", "red.png"]
+    assert alternatives[2:] == ["Cosines of images and captions as a matrix"]
 
 
 def test_the_report_names_rows_scores_flags_and_cost():

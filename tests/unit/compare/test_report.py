@@ -5,7 +5,7 @@ import io
 from functools import partial
 
 import pytest
-from inert_pages import Page, is_inert
+from inert_pages import Page, has_strict_policy, is_inert
 from plain_encoder import PlainEncoder
 from tiny_checkpoints import COLOURS, square
 
@@ -13,7 +13,7 @@ from clipdemo.compare import report as compare_report
 from clipdemo.compare import tables, truth
 from clipdemo.compare.costs import Cost, Speed
 from clipdemo.compare.ranks import compare
-from clipdemo.compare.report import Facts
+from clipdemo.compare.report import ReportDetails
 from clipdemo.models.loader import LoadCost
 from clipdemo.scoring.prompts import Templates
 from clipdemo.scoring.score import score_matrix
@@ -52,7 +52,7 @@ def _compared(item_of, names, captions, titles=("plain", "backwards")):
         title: truth.recall(encoder, asked, Templates())
         for title, encoder in zip(titles, encoders, strict=True)
     }
-    return comparison, list(titles), Facts(Templates(("a <b> {}",)), costs, recalls, asked)
+    return comparison, list(titles), ReportDetails(Templates(("a <b> {}",)), costs, recalls, asked)
 
 
 def rows_of(data):
@@ -61,15 +61,16 @@ def rows_of(data):
 
 def test_hostile_text_stays_text_wherever_it_stands(compared):
     comparison, titles, facts = compared(HOSTILE, HOSTILE, titles=HOSTILE[:2])
-    page = Page(compare_report.compare_html(comparison, titles, facts, 3))
+    page = Page(compare_report.comparison_html(comparison, titles, facts, 3))
     assert is_inert(page)
+    assert has_strict_policy(page)
     for text in HOSTILE:
         assert text in page.text
 
 
 def test_the_report_says_all_that_the_page_says(compared):
     comparison, titles, facts = compared(["red.png", "green.png", "blue.png"], ["red", "a blue thing"])
-    page = Page(compare_report.compare_html(comparison, titles, facts, 2))
+    page = Page(compare_report.comparison_html(comparison, titles, facts, 2))
     assert is_inert(page)
     for words in (
         "never raw cosines",
@@ -92,7 +93,7 @@ def test_the_report_says_all_that_the_page_says(compared):
 
 def test_models_that_agree_on_everything_have_no_disputes(compared):
     comparison, titles, facts = compared(["red.png"], ["red"])
-    page = Page(compare_report.compare_html(comparison, titles, facts, 5))
+    page = Page(compare_report.comparison_html(comparison, titles, facts, 5))
     assert "Nowhere: every model puts every image in the same place" in page.text
     assert "nan" not in page.text
 

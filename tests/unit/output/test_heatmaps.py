@@ -1,7 +1,9 @@
 import json
+import re
 
 import numpy as np
 import pytest
+from inert_pages import Page, hash_source
 
 from clipdemo.output import heatmaps
 from clipdemo.output.heatmaps import Axis
@@ -118,12 +120,28 @@ def test_thumbnails_on_both_sides_keep_square_cells_beside_a_wide_colour_bar():
 
 
 def test_one_html_file_holds_everything_and_fetches_nothing():
-    page = heatmaps.one_file_html(
+    page = heatmaps.heatmap_html(
         draw(rows=(HOSTILE[3], "b")), "Cosine <b> under tiny", f"templates: {HOSTILE[3]}"
-    ).decode()
+    )
     assert page.startswith("<!doctype html>")
     assert "<title>Cosine &lt;b&gt; under tiny</title>" in page
     assert "alert(1)</script>" not in page
     assert "<script>alert" not in page
     assert '<script src="http' not in page.replace("'", '"')
     assert len(page) > 1_000_000  # plotly.js is inside
+
+
+def test_the_policy_of_the_html_file_allows_only_the_scripts_of_the_figure():
+    html = heatmaps.heatmap_html(draw(rows=(HOSTILE[3], "b")), HOSTILE[3], HOSTILE[3])
+    policy = Page(html).policy
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == Page(html).tags.count("script")
+    assert policy.pop("script-src") == [hash_source(script) for script in scripts]
+    assert policy == {
+        "default-src": ["'none'"],
+        "style-src": ["'unsafe-inline'"],
+        "img-src": ["data:", "blob:"],
+        "connect-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'none'"],
+    }

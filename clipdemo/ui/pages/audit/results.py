@@ -208,7 +208,7 @@ def _downloads(run: AuditRun, audit: Audit, summary: Summary) -> None:
             "Report (HTML)",
             "report.html",
             "text/html",
-            lambda: audit_report.audit_html(audit, summary, _footprint_html(run)).encode(),
+            lambda: audit_report.audit_html(audit, summary, _usage(run)).encode(),
             ":material/description:",
         ),
     ]
@@ -247,8 +247,8 @@ def output_csv(audit: Audit) -> bytes:
     return out.getvalue().encode("utf-8-sig")
 
 
-def _footprint_html(run: AuditRun) -> str:
-    return audit_report.footprint_html(
+def _usage(run: AuditRun) -> audit_report.Usage:
+    return audit_report.Usage(
         run.footprint.stages, run.seconds, run.encoder.device, peak_resident_bytes(), _gpu(run)
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from clipdemo.compare.report import WHY_RANKS, Facts
+from clipdemo.compare.report import WHY_RANKS, ReportDetails
 from clipdemo.errors import ClipdemoError
 from clipdemo.limits import MEGABYTE
 from clipdemo.models import load
@@ -45,7 +45,7 @@ def show(view: View, shared: Engine) -> None:
     recalls = compare_truth.recalls(sides, asked, view)
     known = compare_results.costs(shared, entrants)
     if results:
-        compare_results.downloads(results, Facts(view.templates, known, recalls, asked))
+        compare_results.downloads(results, ReportDetails(view.templates, known, recalls, asked))
     more = asked.prompts(view.templates) if asked else []
     comparing.want(Task(names, view.items, tuple(dict.fromkeys([*prompts, *more]))))
 

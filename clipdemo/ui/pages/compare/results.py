@@ -13,7 +13,7 @@ from clipdemo.compare import report as compare_report
 from clipdemo.compare import tables
 from clipdemo.compare.costs import Cost
 from clipdemo.compare.ranks import Agreement, Comparison, Dispute, ordinal
-from clipdemo.compare.report import Facts
+from clipdemo.compare.report import ReportDetails
 from clipdemo.compare.tables import MEANINGS
 from clipdemo.models.cache import CachedEncoder
 from clipdemo.output import charts
@@ -247,13 +247,13 @@ def costs(shared: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
     return known
 
 
-def downloads(results: Results, facts: Facts) -> None:
+def downloads(results: Results, facts: ReportDetails) -> None:
     """The comparison in one file, made only when asked for."""
     comparison, titles, k = results.comparison, results.titles, results.k
     with st.container(horizontal=True):
         st.download_button(
             "Report (HTML)",
-            lambda: compare_report.compare_html(comparison, titles, facts, k).encode(),
+            lambda: compare_report.comparison_html(comparison, titles, facts, k).encode(),
             "comparison.html",
             "text/html",
             on_click="ignore",

@@ -221,7 +221,7 @@ def _downloads(shown: str, sheet: Sheet, compared: Field) -> None:
         figure = heatmaps.heatmap(sheet, rows, columns, title=compared.title, extra=compared.extra())
         least = heatmaps.heatmap_width(rows, columns)
         figure.update_layout(width=least if columns.strip else max(900, least))
-        return heatmaps.one_file_html(figure, title, f"{matrices.MEANINGS[shown]} {footer}")
+        return heatmaps.heatmap_html(figure, title, f"{matrices.MEANINGS[shown]} {footer}").encode()
 
     def table() -> bytes:
         return files.matrix_csv(sheet.values, down, across, notes)
