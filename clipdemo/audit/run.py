@@ -290,7 +290,7 @@ def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
     rows = table.rows()
     with wanted.output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(map(files.inert, audit_report.header(table)))
+        writer.writerow(map(files.escape_formula, audit_report.header(table)))
         written = 0
 
         def catch_up(written: int) -> int:
@@ -299,7 +299,7 @@ def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
                 row = next(rows, None)
                 if row is None:
                     raise _changed(wanted)
-                writer.writerow(map(files.inert, _first_results(row, scored, ledger, scale)))
+                writer.writerow(map(files.escape_formula, _first_results(row, scored, ledger, scale)))
             file.flush()
             return done
 
@@ -327,9 +327,9 @@ def _write_table(path: Path, rows: Iterable[Sequence[str]], table: Table) -> Non
     fresh = path.with_name(path.name + ".new")
     with fresh.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(map(files.inert, audit_report.header(table)))
+        writer.writerow(map(files.escape_formula, audit_report.header(table)))
         for row in rows:
-            writer.writerow(map(files.inert, row))
+            writer.writerow(map(files.escape_formula, row))
     os.replace(fresh, path)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from clipdemo.compare import costs
@@ -11,7 +9,7 @@ from clipdemo.compare.costs import Cost
 from clipdemo.compare.ranks import Comparison
 from clipdemo.compare.truth import MOST_PAIRS, Recall, Truth
 from clipdemo.limits import MEGABYTE
-from clipdemo.output.files import inert
+from clipdemo.output.files import csv_bytes
 from clipdemo.scoring.prompts import Templates
 
 MEANINGS = {
@@ -125,11 +123,5 @@ def truth_sentence(asked: Truth, images: int) -> str:
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
-    """UTF-8 with a byte-order mark so that spreadsheets read it right; foreign text runs nothing there."""
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    for row in rows[:1]:
-        write(map(inert, row))
-    for row in rows:
-        write([inert(cell) if isinstance(cell, str) else cell for cell in row.values()])
-    return out.getvalue().encode("utf-8-sig")
+    """Rows that share their column names, as CSV."""
+    return csv_bytes(rows[0] if rows else (), (row.values() for row in rows))

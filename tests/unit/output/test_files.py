@@ -67,14 +67,29 @@ def test_formulas_from_names_and_captions_are_neutralised(encoder, cell):
     ],
 )
 def test_what_begins_like_a_number_but_is_none_is_neutralised(cell):
-    assert files.inert(cell) == f"'{cell}"
+    assert files.escape_formula(cell) == f"'{cell}"
 
 
 @pytest.mark.parametrize(
     "cell", ["-1.5", "+3", "-2e-5", "-.5", "-7.", "+1E+10", " -1 ", "0", "a-b", "a=b", "", " "]
 )
 def test_plain_numbers_and_words_stay_as_they_are(cell):
-    assert files.inert(cell) == cell
+    assert files.escape_formula(cell) == cell
+
+
+def test_rows_can_be_written_one_by_one():
+    out = io.StringIO(newline="")
+    writer = files.CsvWriter(out, ["=name", "b"], line_end="\r\n")
+    assert out.getvalue() == "'=name,b\r\n"
+    writer.write(["@x", None])
+    writer.write([-1.5, "-1.5"])
+    assert out.getvalue() == "'=name,b\r\n'@x,\r\n-1.5,-1.5\r\n"
+
+
+def test_a_file_without_rows_has_its_header(encoder):
+    data = files.ranking_csv([], encoder.checkpoint, Templates())
+    assert data.startswith(b"\xef\xbb\xbfquery,rank,name,cosine,percentile,share,")
+    assert len(read(data)) == 0
 
 
 def test_a_matrix_reads_back_with_its_notes():

@@ -238,12 +238,12 @@ def output_csv(audit: Audit) -> bytes:
     """The scored table, with a byte-order mark so that spreadsheets read it right."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(map(files.inert, audit_report.header(audit.table)))
+    writer.writerow(map(files.escape_formula, audit_report.header(audit.table)))
     try:
         for row in audit.rows():
-            writer.writerow(map(files.inert, row))
+            writer.writerow(map(files.escape_formula, row))
     except TableError as error:  # the table broke the audit off here; what was scored is kept
-        writer.writerow([files.inert(str(error))])
+        writer.writerow([files.escape_formula(str(error))])
     return out.getvalue().encode("utf-8-sig")
 
 
