@@ -15,11 +15,11 @@ from clipdemo.limits import MEGABYTE
 from clipdemo.models import catalogue
 from clipdemo.output import pictures
 from clipdemo.output.html import data_uri, render
-from clipdemo.output.pictures import Tile
+from clipdemo.output.pictures import MatrixLabels, Tile
 from clipdemo.tables.table import Table
 
-MOST_TILES = 200  # pairs in a picture or report: the worst ones
-MOST_LINES = 200  # rows of the pictured matrix: the first ones
+MAX_TILES = 200  # the worst pairs, in a picture or report
+MAX_ROWS = 200  # the first scored rows, in the picture of the matrix
 
 DEFINITION = (
     "A query is a hit when any of its right answers is among the first k. Other captions of the same image, "
@@ -52,7 +52,7 @@ def header(table: Table) -> list[str]:
 
 
 def write_figures(audit: Audit, folder: Path | None) -> list[str]:
-    """Write ``image_captions.png`` and ``similarity_matrix.png``; gives their paths.
+    """Write ``image_captions.png`` and ``similarity_matrix.png``; return their paths.
 
     Raises:
         OSError: the folder cannot be written.
@@ -60,19 +60,15 @@ def write_figures(audit: Audit, folder: Path | None) -> list[str]:
     if folder is None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, data in (
-        ("image_captions.png", image_captions_png(audit)),
-        ("similarity_matrix.png", similarity_matrix_png(audit)),
-    ):
-        (folder / name).write_bytes(data)
-        written.append(str(folder / name))
-    return written
+    paths = [folder / "image_captions.png", folder / "similarity_matrix.png"]
+    paths[0].write_bytes(image_captions_png(audit))
+    paths[1].write_bytes(similarity_matrix_png(audit))
+    return [str(path) for path in paths]
 
 
-def image_captions_png(audit: Audit, most: int = MOST_TILES) -> bytes:
-    """Each image with its caption and score, worst first; at most ``most`` pairs."""
-    worst = audit.worst()[:most].tolist()
+def image_captions_png(audit: Audit, limit: int = MAX_TILES) -> bytes:
+    """The ``limit`` worst pairs as a picture: each image with its caption and score, worst first."""
+    worst = audit.worst()[:limit].tolist()
     tiles = [
         Tile(
             audit.ledger.thumbnail(int(audit.pairs[pair, 0])) or b"",
@@ -82,50 +78,54 @@ def image_captions_png(audit: Audit, most: int = MOST_TILES) -> bytes:
         )
         for pair in worst
     ]
-    left_out = len(audit.pairs) - len(worst)
-    part = f" The {len(worst)} worst of {len(audit.pairs):,} pairs." if left_out else " Worst first."
-    return pictures.contact_sheet_png(
-        tiles, f"Scores under {_model(audit)}. A cosine is not a probability.{part}"
-    )
+    complete = len(worst) == len(audit.pairs)
+    order = "Worst first." if complete else f"The {len(worst)} worst of {len(audit.pairs):,} pairs."
+    footer = f"Scores under {_model(audit)}. A cosine is not a probability. {order}"
+    return pictures.contact_sheet_png(tiles, footer)
 
 
-def similarity_matrix_png(audit: Audit, most: int = MOST_LINES) -> bytes:
-    """Images against captions of the first ``most`` scored rows, each image and caption once."""
-    values, images, captions = matrix(audit, most)
+def similarity_matrix_png(audit: Audit, limit: int = MAX_ROWS) -> bytes:
+    """The cosines of :func:`matrix` as a picture."""
+    values, images, captions = matrix(audit, limit)
     thumbnails = [audit.ledger.thumbnail(image) or b"" for image in images]
-    return pictures.matrix_png(
-        values,
-        [audit.short_name(image) for image in images],
-        [audit.ledger.caption_text(caption)[0] for caption in captions],
-        row_thumbnails=thumbnails if all(thumbnails) else None,
+    labels = MatrixLabels(
+        row_names=[audit.short_name(image) for image in images],
+        column_names=[audit.ledger.caption_text(caption)[0] for caption in captions],
         title="Cosine of images and captions",
         footer=f"Under {_model(audit)}. The first {len(images)} images and {len(captions)} captions of the table.",
-        unit="cosine",
+        row_thumbnails=thumbnails if all(thumbnails) else None,
     )
+    return pictures.matrix_png(pictures.cosine_sheet(values), labels)
 
 
-def matrix(audit: Audit, most: int) -> tuple[similarity.FloatArray, list[int], list[int]]:
-    """Cosines of the images and captions of the first ``most`` scored rows, and their ids.
+def matrix(audit: Audit, limit: int) -> tuple[similarity.FloatArray, list[int], list[int]]:
+    """Cosines of the images and captions of the first ``limit`` scored rows, each image and caption once.
 
-    A right pair lies on the diagonal where each image has one caption.
+    Where each image has one caption, the pairs of the table lie on the diagonal.
+
+    Returns:
+        (n_images, n_captions) cosines, and the ids of the images and of the captions.
     """
-    first = audit.pairs[:most]
+    first = audit.pairs[:limit]
     images = list(dict.fromkeys(first[:, 0].tolist()))
     captions = list(dict.fromkeys(first[:, 1].tolist()))
     if not images:
         return np.zeros((0, 0), dtype=np.float32), [], []
-    rows = audit.ledger.image_embeddings(images), audit.ledger.caption_embeddings(captions)
-    return similarity.cosine(*rows), images, captions
+    image_rows, caption_rows = (
+        audit.ledger.image_embeddings(images),
+        audit.ledger.caption_embeddings(captions),
+    )
+    return similarity.cosine(image_rows, caption_rows), images, captions
 
 
-def audit_html(audit: Audit, summary: Summary, usage: Usage, most: int = MOST_TILES) -> str:
+def audit_html(audit: Audit, summary: Summary, usage: Usage, limit: int = MAX_TILES) -> str:
     """A report as one HTML file, without scripts or requests.
 
     Args:
         audit: the scored table.
         summary: of the audit.
         usage: of the run.
-        most: pairs shown, worst first.
+        limit: number of pairs shown, worst first.
     """
     counts = {
         "in the table": summary.rows,
@@ -148,7 +148,7 @@ def audit_html(audit: Audit, summary: Summary, usage: Usage, most: int = MOST_TI
             _retrieval_row("text to image", summary.text_to_image),
         ],
         notes=audit.table.notes,
-        tiles=[_tile(audit, pair) for pair in audit.worst()[:most].tolist()],
+        tiles=[_tile(audit, pair) for pair in audit.worst()[:limit].tolist()],
         pairs=len(audit.pairs),
         matrix=data_uri(similarity_matrix_png(audit), "png") if len(audit.pairs) else None,
         stages=[_stage_row(stage) for stage in usage.stages],

@@ -1,4 +1,4 @@
-"""A comparison as a one-file HTML report that opens offline."""
+"""A comparison as one HTML file that opens offline."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from clipdemo.output import pictures
 from clipdemo.output.html import data_uri, render
 from clipdemo.scoring.prompts import Templates
 
-MOST_DISPUTES = 12
+MAX_DISPUTES = 12
 THUMBNAIL = 96  # pixels; one file has hundreds of them
 
 WHY_RANKS = (
-    "Every model ranks the same images for the same captions, put into the same templates. Ranks are compared, never raw "
-    "cosines: each model's cosines lie on a scale of their own, so 0.3 may be strong under one and weak under another."
+    "Every model ranks the same images for the same captions and templates. Ranks are compared, never raw cosines: each "
+    "model's cosines have a scale of their own, so 0.3 may be strong under one model and weak under another."
 )
 
 
@@ -28,9 +28,9 @@ class ReportDetails:
 
     Attributes:
         templates: prompt templates, the same for all checkpoints.
-        costs: title -> cost, as far as it is known.
+        costs: title -> cost, of those that are measured.
         recalls: title -> recall; empty without ground truth.
-        truth: the ground truth; None without.
+        truth: None without ground truth.
     """
 
     templates: Templates
@@ -64,7 +64,7 @@ def comparison_html(comparison: Comparison, titles: Sequence[str], details: Repo
         models=report.models(),
         agreement=report.agreement(comparison.mean_agreement(k)),
         meanings=MEANINGS.values(),
-        disputes=[report.dispute(dispute) for dispute in comparison.disputes(MOST_DISPUTES)],
+        disputes=[report.dispute(dispute) for dispute in comparison.disputes(MAX_DISPUTES)],
         recall=_recall_rows(details.recalls) if truth else [],
         truth=truth_sentence(truth, len(first.images)) if truth else "",
         costs=[cost_row(title, cost) for title, cost in details.costs.items()],
@@ -117,9 +117,7 @@ class _Report:
             "picture": self.thumbnails[dispute.image],
             "name": first.images[dispute.image].name[:100],
             "caption": first.captions[dispute.caption][:300],
-            "ranks": [
-                (title, ordinal(rank)) for title, rank in zip(self.titles, dispute.places, strict=True)
-            ],
+            "ranks": [(title, ordinal(rank)) for title, rank in zip(self.titles, dispute.ranks, strict=True)],
         }
 
     def caption(self, column: int) -> dict[str, object]:

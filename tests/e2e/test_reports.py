@@ -14,7 +14,7 @@ from clipdemo.audit.judge import judge
 from clipdemo.audit.report import Usage, audit_html
 from clipdemo.compare import truth
 from clipdemo.compare.costs import Cost
-from clipdemo.compare.ranks import compare
+from clipdemo.compare.ranks import compare_matrices
 from clipdemo.compare.report import ReportDetails, comparison_html
 from clipdemo.output.heatmaps import Axis, heatmap, heatmap_html
 from clipdemo.output.html import data_uri
@@ -59,11 +59,11 @@ def audit_report(item_of):
 def comparison_report(item_of):
     items = [item_of(square(colour), name) for colour, name in zip(COLOURS, HOSTILE, strict=False)]
     encoders = [PlainEncoder(name) for name in HOSTILE[:2]]
-    comparison = compare([score_matrix(encoder, items, HOSTILE) for encoder in encoders])
-    asked = truth.from_names(items)
+    comparison = compare_matrices([score_matrix(encoder, items, HOSTILE) for encoder in encoders])
+    right = truth.from_names(items)
     costs = {name: Cost(PlainEncoder().checkpoint, "cpu", "float32", None, None) for name in HOSTILE[:2]}
-    recalls = {HOSTILE[0]: truth.recall(encoders[0], asked, Templates())}
-    details = ReportDetails(Templates((HOSTILE[0] + "{}",)), costs, recalls, asked)
+    recalls = {HOSTILE[0]: truth.recall(encoders[0], right, Templates())}
+    details = ReportDetails(Templates((HOSTILE[0] + "{}",)), costs, recalls, right)
     return comparison_html(comparison, HOSTILE[:2], details, 3)
 
 

@@ -78,7 +78,7 @@ def show(sides: Sequence[Side], entrants: Sequence[Entrant], view: View) -> Resu
         caption = st.selectbox("Caption", view.captions, key="compare-caption", persist_state="session")
         k = st.selectbox("Images a model", FIRST, index=1, key="compare-k", persist_state="session")
     titles = [side.title for side in sides]
-    comparison = compare.compare([side.matrix for side in sides])
+    comparison = compare.compare_matrices([side.matrix for side in sides])
     at = view.captions.index(caption) if caption in view.captions else 0
     results = Results(comparison, titles, at, min(k, len(view.items)))
     _rankings(results, entrants)
@@ -165,7 +165,7 @@ def _dispute(results: Results, dispute: Dispute, *, named: bool) -> None:
     item = matrix.images[dispute.image]
     lines = [f"**{views.plain(item.name, 24)}**"]
     lines += [f"“{views.plain(matrix.captions[dispute.caption], 40)}”"] if named else []
-    places = list(zip(results.titles, dispute.places, strict=True))
+    places = list(zip(results.titles, dispute.ranks, strict=True))
     lines += [f"{views.plain(title, 24)}: **{ordinal(place)}**" for title, place in places]
     words = ", ".join(f"{ordinal(place)} under {title}" for title, place in places)
     st.image(item.thumbnail, caption="  \n".join(lines), alt=f"{item.name[:100]}: {words}", width="stretch")

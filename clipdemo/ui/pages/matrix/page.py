@@ -205,17 +205,8 @@ def _downloads(shown: str, sheet: Sheet, compared: Field) -> None:
     rows, columns = _axes(compared, whole=False)  # here, because the session is out of reach below
 
     def drawn() -> bytes:
-        return pictures.matrix_png(
-            sheet.values,
-            down,
-            across,
-            row_thumbnails=thumbnails,
-            title=title,
-            footer=footer,
-            unit=sheet.unit,
-            ends=(sheet.low, sheet.high),
-            decimals=sheet.decimals,
-        )
+        labels = pictures.MatrixLabels(down, across, title, footer, thumbnails)
+        return pictures.matrix_png(sheet, labels)
 
     def page() -> bytes:
         figure = heatmaps.heatmap(sheet, rows, columns, title=compared.title, extra=compared.extra())
