@@ -22,9 +22,9 @@ from clipdemo.memory import need
 from clipdemo.models import hub
 from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, title
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
-from clipdemo.models.frameworks import LOADING
+from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.trained import recipes
-from clipdemo.models.weights import weight_bytes
+from clipdemo.models.weights import folder_fingerprint, weight_bytes
 from clipdemo.types import Encoder
 
 __all__ = [
@@ -165,7 +165,7 @@ def _passed(gate: Gate | None, name: str, weigh: Callable[[int], int], device: s
     if gate:
         gate.judge(name, weigh(4))
     device = pick_device(device)
-    with LOADING:
+    with IMPORT_LOCK:
         import clipdemo.models.clip.encoder  # noqa: F401 - takes seconds and memory that are not the checkpoint's own
 
     if gate:
@@ -211,7 +211,7 @@ def _load_folder(
     if recipes.is_trained(folder):
         return _load_trained(folder, device, on_progress, gate)
     try:
-        fingerprint = _fingerprint(folder)
+        fingerprint = folder_fingerprint(folder)
     except OSError as error:
         raise CorruptCheckpointError(
             f"the files of {folder.name} cannot be read ({error.strerror})"
@@ -228,7 +228,7 @@ def _load_trained(
     folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
 ) -> Encoder:
     name, recipe = str(folder), recipes.read_recipe(folder)
-    recipes.bring_towers(recipe, on_progress, partial(gate.judge, name) if gate else None)
+    recipes.download_towers(recipe, on_progress, partial(gate.judge, name) if gate else None)
     try:
         weights = recipes.weight_bytes(folder, recipe)
     except OSError as error:
@@ -245,12 +245,3 @@ def _is_folder(name: str) -> bool:
     if name == EMBEDDED or not Path(name).is_dir():
         return False
     return os.sep in name or "/" in name or "." in name or (Path(name) / "config.json").is_file()
-
-
-def _fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's own files: any change is another checkpoint."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        with file.open("rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()

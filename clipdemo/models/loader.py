@@ -18,7 +18,7 @@ from clipdemo.memory import Memory
 from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock
 from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
-from clipdemo.models.frameworks import LOADING
+from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.governor import Governor
 from clipdemo.models.hub.snapshot import Progress
 from clipdemo.models.load import download_bytes, load_encoder
@@ -164,7 +164,7 @@ class Loader:
             self._status[name] = outcome
 
     def _warm_up_embedded(self) -> None:
-        with LOADING:
+        with IMPORT_LOCK:
             import clipdemo.models.clip.encoder  # noqa: F401 - the frameworks take seconds that are not the model's own
 
         encoder = self._known[EMBEDDED]

@@ -48,7 +48,7 @@ def test_parameters_and_shapes_are_those_of_the_architecture(entry):
     settings = {"text_config": text, "vision_config": vision | {"image_size": entry.image_size}}
     if family == "clip":
         settings["projection_dim"] = entry.dim
-    model_class = getattr(transformers, FAMILIES[family][0])
+    model_class = getattr(transformers, FAMILIES[family].model_class)
     config = model_class.config_class(**settings)
     with torch.device("meta"):
         model = model_class(config)

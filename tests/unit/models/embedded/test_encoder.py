@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clipdemo import load_encoder, samples, score_matrix
-from clipdemo.models.embedded import encoder as embedded
-from clipdemo.models.embedded.encoder import CONTEXT_LENGTH, IMAGE_PARAMETERS, TEXT_PARAMETERS
+from clipdemo.models.embedded import towers as embedded_towers
+from clipdemo.models.embedded.towers import CONTEXT_LENGTH, IMAGE_PARAMETERS, TEXT_PARAMETERS
 
 FITTING = {
     "astronaut.jpg": "an astronaut",
@@ -68,17 +68,24 @@ def test_a_short_or_empty_caption_is_not_cut(encoder):
 def test_the_checkpoint_says_how_many_weights_it_has(encoder):
     encoder.encode_captions(["load"])
     towers = encoder._towers()
-    assert sum(weight.numel() for weight in embedded.load_image_tower().parameters()) == IMAGE_PARAMETERS
+    assert (
+        sum(weight.numel() for weight in embedded_towers.load_image_tower().parameters()) == IMAGE_PARAMETERS
+    )
     assert sum(weight.numel() for weight in towers.text.parameters()) == TEXT_PARAMETERS
 
 
-def test_the_lean_image_tower_says_what_the_librarys_own_says():
-    lean, whole = embedded.fuse_batch_norms(embedded.load_image_tower()), embedded.load_image_tower()
+def test_the_fused_image_tower_returns_what_the_librarys_own_returns():
+    fused, whole = (
+        embedded_towers.fuse_batch_norms(embedded_towers.load_image_tower()),
+        embedded_towers.load_image_tower(),
+    )
     for item in (*samples.sample_items()[:2], *samples.sample_items()[5:7]):  # wide, high and square
-        views = torch.from_numpy(embedded.pixels(item.image))
+        views = torch.from_numpy(embedded_towers.pixels(item.image))
         with torch.inference_mode():
             pairs = zip(
-                embedded.image_features(lean, views), embedded.image_features(whole, views), strict=True
+                embedded_towers.image_features(fused, views),
+                embedded_towers.image_features(whole, views),
+                strict=True,
             )
             for ours, theirs in pairs:
                 torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)

@@ -6,14 +6,14 @@ import pytest
 from clipdemo import similarity
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.models.embedded import conse, projection
-from clipdemo.models.embedded.encoder import FEATURES, pixels
+from clipdemo.models.embedded.towers import FEATURE_DIM, pixels
 from clipdemo.train import embedded
 
 
 def random_towers(count, classes=8):
     """Features, logits, sentences and pairs of images of a few kinds, two captions each."""
     rng, kinds = np.random.default_rng(0), np.arange(count) % classes
-    features = np.abs(rng.normal(size=(classes, FEATURES)))[kinds] + 0.1 * rng.random((count, FEATURES))
+    features = np.abs(rng.normal(size=(classes, FEATURE_DIM)))[kinds] + 0.1 * rng.random((count, FEATURE_DIM))
     logits = rng.normal(size=(classes, 1000))[kinds] + rng.normal(size=(count, 1000))
     said = rng.normal(size=(classes, conse.DIM))[kinds] + 0.3 * rng.normal(size=(count, conse.DIM))
     sentences = similarity.unit(np.repeat(said, 2, axis=0) + 0.1 * rng.normal(size=(2 * count, conse.DIM)))
@@ -48,16 +48,18 @@ def test_the_shipped_head_finds_more_than_nothing_learned():
     import torch
 
     from clipdemo import samples
-    from clipdemo.models.embedded import encoder as embedded
+    from clipdemo.models.embedded import towers as embedded_towers
+    from clipdemo.models.embedded.encoder import EmbeddedEncoder
 
     items, words = (
         samples.sample_items(),
         ["a cat", "a rocket", "a cup of coffee", "a flower", "an astronaut", "coins"],
     )
-    encoder, tower = embedded.EmbeddedEncoder(), embedded.load_image_tower()
+    encoder, tower = EmbeddedEncoder(), embedded_towers.load_image_tower()
     with torch.inference_mode():
         said = [
-            embedded.image_features(tower, torch.from_numpy(embedded.pixels(item.image))) for item in items
+            embedded_towers.image_features(tower, torch.from_numpy(embedded_towers.pixels(item.image)))
+            for item in items
         ]
     features, logits = (np.concatenate([each[side].numpy() for each in said]) for side in (0, 1))
     sentences, head = encoder.encode_sentences(words), projection.shipped()

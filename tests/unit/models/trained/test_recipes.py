@@ -14,7 +14,7 @@ from clipdemo import load_encoder
 from clipdemo.errors import CheckpointError, CorruptCheckpointError, NotEnoughMemoryError
 from clipdemo.memory import Memory, Room, need
 from clipdemo.models.cache import EmbeddingStore
-from clipdemo.models.frameworks import LOADING
+from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.governor import Governor
 from clipdemo.models.loader import Loader
 from clipdemo.models.trained import folder as trained_folder
@@ -124,7 +124,7 @@ def test_a_loader_holds_a_trained_folder_and_releases_it(saved, colour_items):
 def test_it_loads_while_no_other_checkpoint_does(saved):
     loaded = []
     thread = threading.Thread(target=lambda: loaded.append(TrainedEncoder(saved)))
-    with LOADING:
+    with IMPORT_LOCK:
         thread.start()
         thread.join(1)
         assert not loaded
