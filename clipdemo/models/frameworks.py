@@ -1,4 +1,4 @@
-"""What every use of transformers needs: one lock for importing and loading, and errors that people can read.
+"""The lock for importing and loading with transformers, and the translation of its errors.
 
 This module imports no framework itself.
 """
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from clipdemo import memory
 from clipdemo.errors import CheckpointError, ClipdemoError, CorruptCheckpointError
 
-# Held while names are imported from transformers and while weights load. transformers resolves its names at their
-# first use, which is not thread-safe: of two threads that load at once, one is told that ``BertModel`` does not exist,
-# or that the files are broken (docs/decisions.md).
+# Held while names are imported from transformers and while weights load. transformers resolves its names at
+# their first use, which is not thread-safe: of two threads that load at once, one is told that ``BertModel``
+# does not exist, or that the files are broken (docs/decisions.md).
 IMPORT_LOCK = threading.Lock()
 
 
@@ -38,5 +38,5 @@ def translate_load_errors(
             yield
     except (ClipdemoError, ImportError):  # an ImportError is about this machine, not about the files
         raise
-    except Exception as error:
+    except Exception as error:  # third-party boundary: malformed files raise a dozen unrelated types
         raise error_type(f"{message} ({type(error).__name__})") from error

@@ -1,4 +1,4 @@
-"""Facts about a checkpoint's files, found without loading them: size of the weights, their format, a fingerprint."""
+"""Size, format and fingerprint of a checkpoint's files, read without loading the weights."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def folder_fingerprint(folder: Path) -> str:
 def weight_bytes(folder: Path, itemsize: int) -> int:
     """The size of a checkpoint's weights in bytes once they are loaded.
 
-    That is the size of the weights in its files, or of those its configuration implies if that is more: transformers
-    allocates weights that are missing in the files before it reports them. A file that cannot be parsed counts with
-    its size on disk; the error is left to the load.
+    That is the size of the weights in its files, or of those its configuration implies if that is more:
+    transformers allocates weights that are missing in the files before it reports them. A file that cannot be
+    parsed counts with its size on disk; the error is left to the load.
 
     Args:
         folder: with safetensors files or ``pytorch_model.bin``.
@@ -76,7 +76,7 @@ def _pickled_itemsize(folder: Path) -> int:
 
 
 def _count_configured(folder: Path) -> int:
-    """A lower bound of the weights that the configuration implies: attention, its two-layer MLP, the token table."""
+    """A lower bound of the weights in the configuration: attention, MLPs and the token table."""
     config = _read_config(folder)
     total = 0
     for name in ("text_config", "vision_config"):
@@ -94,7 +94,7 @@ def _count_configured(folder: Path) -> int:
 
 
 def _positive(tower: dict[str, object], name: str, default: int) -> int:
-    """A number of the configuration; ``default`` is the smallest that transformers assumes if it is absent."""
+    """A number of the configuration; ``default`` is the smallest that transformers assumes."""
     value = tower.get(name, default)
     return value if isinstance(value, int) and value > 0 else 0
 

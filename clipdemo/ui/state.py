@@ -188,7 +188,7 @@ def take(shared: Engine, space: Workspace, name: str) -> CachedEncoder | None:
 
 def watched(encoder: CachedEncoder) -> CachedEncoder:
     """The same encoder; while it waits for its turn, the session's line says so."""
-    return encoder.watched(_say_queue)
+    return encoder.with_wait_callback(_say_queue)
 
 
 def _say_queue(before: int) -> None:

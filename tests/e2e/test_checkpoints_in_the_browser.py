@@ -101,7 +101,7 @@ def test_a_folder_is_typed_where_the_host_allows_it_and_one_without_a_dual_encod
         expect_chosen(page, "Embedded model")
 
         type_in(page, str(tmp_path / "absent"))
-        page.get_by_text("there is no folder").wait_for()
+        page.get_by_text("does not exist on this server").wait_for()
         expect_chosen(page, "Embedded model")
 
 

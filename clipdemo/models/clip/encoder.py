@@ -1,7 +1,8 @@
 """Dual encoders of the families in ``families``, read from a local folder through transformers.
 
-The only inference code for them: it prepares the inputs of a tower and reads its outputs. Callers get NumPy arrays;
-tensors stay inside, except for training. Nothing is downloaded here, and no code of a checkpoint is run.
+The only inference code for them: it prepares the inputs of a tower and reads its outputs. Callers get NumPy
+arrays; tensors stay inside, except for training. Nothing is downloaded here, and no code of a checkpoint is
+run.
 """
 
 from __future__ import annotations
@@ -221,7 +222,8 @@ def split_at_limit(caption: str, limit: int, count_tokens: Callable[[str], int])
 def crop_to_max_aspect(image: Image.Image) -> Image.Image:
     """Crop to the middle what is longer than 20 times its width.
 
-    The processors enlarge the shorter side to the model's size; a strip of one pixel would exhaust the memory.
+    The processors enlarge the shorter side to the model's size; a strip of one pixel would exhaust the
+    memory.
     """
     longest = 20 * min(image.size)
     if max(image.size) <= longest:

@@ -1,6 +1,7 @@
 """The families of dual encoders that clipdemo reads, one record each, and how ``config.json`` names them.
 
-A new family is one entry of ``FAMILIES``. Nothing here imports torch, so a family is known before weights are downloaded.
+A new family is one entry of ``FAMILIES``. Nothing here imports torch, so a family is known before weights are
+downloaded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from clipdemo.errors import CheckpointNotFoundError, CorruptCheckpointError, Uns
 class Family:
     """How the checkpoints of one family are loaded, fed and fine-tuned.
 
-    The loss needs no field: a model with a ``logit_bias`` is trained with the sigmoid loss, any other with softmax.
+    The loss needs no field: a model with a ``logit_bias`` is trained with the sigmoid loss, any other with
+    softmax.
 
     Attributes:
         model_class: name of the model class in transformers.
@@ -26,7 +28,8 @@ class Family:
         padding: captions are padded to the longest of the batch, or to the model's context length.
         attention_mask: whether the text tower takes an attention mask.
         has_pixel_recipe: whether ``PixelRecipe`` can replace the image processor.
-        heads: modules that turn the last layer of a tower into an embedding; ``train --adapt heads`` trains them.
+        heads: modules that turn the last layer of a tower into an embedding; ``train --adapt heads`` trains
+            them.
         lora_layers: last part of the names of the linear layers that ``train --adapt lora`` adapts.
     """
 
@@ -48,7 +51,8 @@ FAMILIES = {
         model_class="CLIPModel",
         processor_class="CLIPImageProcessorPil",
         lower_case=False,  # its tokenizer does it
-        padding="longest",  # CLIP pools its end token wherever it is, so short captions need fewer than 77 columns
+        # CLIP pools its end token wherever it is, so short captions need fewer than 77 columns.
+        padding="longest",
         attention_mask=True,
         has_pixel_recipe=True,
         heads=("visual_projection", "text_projection"),
@@ -57,7 +61,8 @@ FAMILIES = {
         title="SigLIP",
         model_class="SiglipModel",
         processor_class="SiglipImageProcessorPil",
-        # Trained on lower case. SigLIP 2 files often declare themselves SigLIP, whose tokenizer does not lower-case.
+        # Trained on lower case. SigLIP 2 files often declare themselves SigLIP, whose tokenizer does not
+        # lower-case.
         lower_case=True,
         padding="max_length",  # SigLIP pools the last position and was trained on full width
         attention_mask=False,
@@ -71,7 +76,8 @@ FAMILIES = {
         lower_case=True,
         padding="max_length",
         attention_mask=False,
-        has_pixel_recipe=False,  # NaFlex cuts images into patches of many shapes; only its own processor knows how
+        # NaFlex cuts images into patches of many shapes; only its own processor knows how.
+        has_pixel_recipe=False,
         heads=("vision_model.head", "text_model.head"),
     ),
 }

@@ -2,7 +2,8 @@
 
 Source: Norouzi et al. 2014, "Zero-Shot Learning by Convex Combination of Semantic Embeddings"
 (arXiv:1312.5650): the embedding of an image is the probability-weighted mean of the text embeddings of its
-top-k class names. Both sides are centred on the mean class embedding, which moves unrelated images and texts apart.
+top-k class names. Both sides are centred on the mean class embedding, which moves unrelated images and texts
+apart.
 """
 
 from __future__ import annotations

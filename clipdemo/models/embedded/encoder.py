@@ -1,7 +1,8 @@
-"""The embedded model: a small dual encoder whose weights come with two installed packages, so it needs no download.
+"""The embedded model: a small dual encoder with weights from two installed packages, without a download.
 
-``projection`` joins its two towers; it was trained on about a thousand photographs. It is not CLIP and is never called
-so. torch and transformers are imported at the first encoding: a page can show cached embeddings without them.
+``projection`` joins its two towers; it was trained on about a thousand photographs. It is not CLIP and is
+never called so. torch and transformers are imported at the first encoding: a page can show cached embeddings
+without them.
 """
 
 from __future__ import annotations

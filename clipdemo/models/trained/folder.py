@@ -1,8 +1,8 @@
 """Reads and writes the folder of a dual encoder that ``clipdemo train`` made.
 
-``config.json`` names the two towers, ``model.safetensors`` has the heads. Towers that were trained and towers that came
-from a folder are in ``image_tower/`` and ``text_tower/``. A folder never names a path: it can be moved, and a
-hostile one cannot point to other files of this machine.
+``config.json`` names the two towers, ``model.safetensors`` has the heads. Towers that were trained and towers
+that came from a folder are in ``image_tower/`` and ``text_tower/``. A folder never names a path: it can be
+moved, and a hostile one cannot point to other files of this machine.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class DualEncoder(nn.Module):
     def __init__(self, recipe: Recipe, image_tower: AnyImageTower, text_tower: AnyTextTower) -> None:
         super().__init__()
         self.recipe, self.image_tower, self.text_tower = recipe, image_tower, text_tower
-        # With a prior the text space is good already and stays fixed: only images learn their place in it, and words
-        # outside the training captions keep theirs (Zhai et al. 2022, "LiT").
+        # With a prior the text space is good already and stays fixed: only images learn their place in it,
+        # and words outside the training captions keep theirs (Zhai et al. 2022, "LiT").
         text_head = LOCKED if recipe.prior else recipe.head
         self.heads = Heads(
             HeadConfig(recipe.head, image_tower.dim, recipe.dim, recipe.prior, recipe.dropout),

@@ -20,8 +20,8 @@ class HeadConfig:
         kind: "linear", "projection", or "locked" for a side that has a prior and is not trained.
         inputs: length of the tower's features.
         dim: length of an embedding.
-        prior: whether the last ``dim`` features are an embedding in the shared space already; the head then learns an
-            addition to it, and an untrained head leaves it unchanged.
+        prior: whether the last ``dim`` features are an embedding in the shared space already; the head then
+            learns an addition to it, and an untrained head leaves it unchanged.
         dropout: share of values dropped during training.
     """
 

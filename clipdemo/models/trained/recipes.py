@@ -114,14 +114,14 @@ def hub_tower(
     on_progress: Callable[[hub.Progress], None] | None = None,
     check_size: Callable[[int], None] | None = None,
 ) -> hub.Snapshot:
-    """The files of a tower from the hub, downloaded unless they are in the cache; arguments as of ``hub.download``.
+    """The files of a tower from the hub, downloaded unless cached; arguments as of ``hub.download``.
 
     Raises:
         CheckpointError: the tower is neither in the cache nor on the hub.
     """
     name, revision = reference.name, reference.revision
     return hub.find(name, revision, needs=needs) or hub.download(
-        name, revision=revision, needs=needs, on_progress=on_progress, judge=check_size
+        name, revision=revision, needs=needs, on_progress=on_progress, check_size=check_size
     )
 
 

@@ -1,7 +1,8 @@
 """The two towers of a trained dual encoder: a pretrained image model and a pretrained text model.
 
-A tower returns one row of pooled features for each image or caption; ``heads`` maps both sides into one space. The
-embedded towers come with installed packages; any other vision or text model of transformers is read from a folder.
+A tower returns one row of pooled features for each image or caption; ``heads`` maps both sides into one
+space. The embedded towers come with installed packages; any other vision or text model of transformers is
+read from a folder.
 """
 
 from __future__ import annotations

@@ -73,10 +73,10 @@ def test_others_get_their_turns_between_two_batches(colour_items):
     turns = FairLock()
     encoder, stopwatch = cached(PlainEncoder(), turns), Stopwatch(colour_items[:1], CAPTIONS)
     served = threading.Event()
-    with turns.take():
+    with turns.acquire():
         timing = threading.Thread(target=run, args=(stopwatch, encoder), daemon=True)
         timing.start()
-        other = threading.Thread(target=lambda: turns.take().__enter__() or served.set(), daemon=True)
+        other = threading.Thread(target=lambda: turns.acquire().__enter__() or served.set(), daemon=True)
         other.start()
         assert not served.wait(0.05)
     assert served.wait(10)
