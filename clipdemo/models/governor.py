@@ -126,7 +126,7 @@ class Governor:
         with self._changed:
             if self._loading not in {None, name}:
                 return  # the memory of the other load is not known yet
-            self._refuse_if_hopeless(name, self._need(name, weight_bytes))
+            self._check_fits(name, self._need(name, weight_bytes))
 
     def admit(self, name: str, weight_bytes: int, device: str = "cpu") -> None:
         """Wait for room and reserve it until ``end_load``; releases unused checkpoints.
@@ -198,7 +198,7 @@ class Governor:
                             self._now(), self.memory.resident(), self._first_use_bytes()
                         )
                         return None
-                    self._refuse_if_hopeless(name, need, device)
+                    self._check_fits(name, need, device)
                     if unused := self._least_recently_used():
                         self._loading = name
                         return self._loaded.pop(unused)
@@ -231,7 +231,7 @@ class Governor:
         free = self.memory.room().free  # weights for a GPU pass through the machine's memory
         return min(free, gpu.free) if gpu else free
 
-    def _refuse_if_hopeless(self, name: str, need: int, device: str = "cpu") -> None:
+    def _check_fits(self, name: str, need: int, device: str = "cpu") -> None:
         free = self._free(device) + sum(loaded.nbytes for loaded in self._loaded.values())
         if need > free:
             alternative = suggest_smaller(free - self._first_use_bytes())

@@ -140,9 +140,8 @@ def download(
         for file in files:
             blob = repo / "blobs" / file.digest
             download_file(name, commit, file, blob, meter, endpoint=_endpoint())
-            if (
-                file.name == CONFIG and needs == BOTH
-            ):  # comes first: refuses other models before their weights come
+            # config.json comes first: other kinds of models are refused before their weights are downloaded.
+            if file.name == CONFIG and needs == BOTH:
                 read_family(blob, name)
         return _publish(repo, revision, commit, files)
 
@@ -159,8 +158,8 @@ def is_name(text: str) -> bool:
 def _is_safe(name: str, revision: str) -> bool:
     """Whether both are safe as parts of a path and of a URL."""
     part = r"\w(?:[\w.-]{0,94}\w)?"
-    fits = re.fullmatch(f"(?:{part}/)?{part}", name, re.ASCII) and not re.search(r"--|\.\.", name)
-    return bool(fits) and bool(re.fullmatch(r"\w(?:[./-]?\w)*", revision, re.ASCII))
+    safe_name = re.fullmatch(f"(?:{part}/)?{part}", name, re.ASCII) and not re.search(r"--|\.\.", name)
+    return bool(safe_name) and bool(re.fullmatch(r"\w(?:[./-]?\w)*", revision, re.ASCII))
 
 
 def _repo_folder(name: str) -> Path:

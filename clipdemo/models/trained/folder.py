@@ -117,7 +117,7 @@ def load(folder: Path) -> DualEncoder:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptCheckpointError(
             f"the weights of {folder.name} are broken, missing or of another shape than its configuration says; "
-            "train it again or copy it again"
+            "train or copy it again"
         ) from error
     if not all(torch.isfinite(weight).all() for weight in model.heads.parameters()):
         raise CorruptCheckpointError(f"the weights of {folder.name} contain NaN or infinity; train it again")

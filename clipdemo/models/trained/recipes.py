@@ -92,7 +92,7 @@ def read_recipe(folder: Path) -> Recipe:
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise CorruptCheckpointError(
-            f"the configuration of {folder.name} cannot be read; train it again or copy it again"
+            f"the configuration of {folder.name} cannot be read; train or copy it again"
         ) from error
     both_embedded = recipe.image_tower.origin == recipe.text_tower.origin == EMBEDDED
     valid = (
