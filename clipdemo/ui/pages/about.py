@@ -56,7 +56,8 @@ def _memory(loader: Loader) -> str:
     """For the host: what is taken of the memory, and by which checkpoints."""
     room = loader.governor.memory.room()
     held = [
-        f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)" for name, nbytes in loader.governor.loaded_bytes.items()
+        f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)"
+        for name, nbytes in loader.governor.loaded_bytes.items()
     ]
     loaded = ", ".join(held) or "the embedded model alone"
     return (

@@ -418,7 +418,10 @@ def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
     save(tmp_path / "m", DualEncoder(Recipe(image_from, text_from, "linear", 384, True, 0.1), image, text))
     ours, builtin = TrainedEncoder(tmp_path / "m"), load_encoder("embedded")
     captions = [f"a {colour} square" for colour in COLOURS]
-    tower, views = embedded_towers.load_image_tower(), [embedded_towers.pixels(item.image) for item in colour_items]
+    tower, views = (
+        embedded_towers.load_image_tower(),
+        [embedded_towers.pixels(item.image) for item in colour_items],
+    )
     with torch.inference_mode():
         logits = [embedded_towers.image_features(tower, torch.from_numpy(view))[1].numpy() for view in views]
     images = conse.embed_images(np.concatenate(logits))
