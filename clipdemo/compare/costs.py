@@ -135,7 +135,7 @@ def cores() -> int:
 
 def _timed(encoder: CachedEncoder, encode: Callable[[Encoder], object]) -> float:
     """Seconds of one forward pass, without the wait for the lock."""
-    with encoder.turn():
+    with encoder.reserve_device():
         uncached = encoder.encoder
         started = time.perf_counter()
         encode(uncached)

@@ -73,10 +73,10 @@ def test_others_get_the_lock_between_two_batches(colour_items):
     lock = FairLock()
     encoder, stopwatch = cached(PlainEncoder(), lock), Stopwatch(colour_items[:1], CAPTIONS)
     served = threading.Event()
-    with lock.take():
+    with lock.acquire():
         timing = threading.Thread(target=run, args=(stopwatch, encoder), daemon=True)
         timing.start()
-        other = threading.Thread(target=lambda: lock.take().__enter__() or served.set(), daemon=True)
+        other = threading.Thread(target=lambda: lock.acquire().__enter__() or served.set(), daemon=True)
         other.start()
         assert not served.wait(0.05)
     assert served.wait(10)
