@@ -42,11 +42,12 @@ from clipdemo.images.addresses import MAX_URL_LENGTH, Address, Target, is_public
 from clipdemo.images.decode import decode_image
 from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.types import ImageItem
+from clipdemo.version import __version__
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-USER_AGENT = "clipdemo/0.1.0"
+USER_AGENT = f"clipdemo/{__version__}"
 MAX_REDIRECTS = 3
 MAX_CONNECTIONS = 8  # of the whole process
 QUEUE_SECONDS = 30.0  # to wait for one of them; does not count against the URL's own deadline
