@@ -1,7 +1,7 @@
-"""Which web addresses may be asked for: URLs are read strictly, IP addresses judged.
+"""Which URLs and IP addresses may be fetched.
 
-Nothing here resolves a name or opens a connection; :mod:`clipdemo.fetch` does, for what passes.
-requests-hardened gives its ranges of addresses that are not public; they are extended here.
+URLs are parsed strictly and IP addresses checked against the public internet. Nothing here resolves a name or
+opens a connection; :mod:`clipdemo.images.fetch` does that for what passes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import urllib3
-from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES
 
 from clipdemo.errors import BlockedURLError
 from clipdemo.limits import Limits
@@ -33,17 +32,22 @@ _LOCAL_NAMES = (
     ".lan",
     ".home.arpa",
 )
-_DENIED = (
-    *EXTRA_BLOCKED_NET_RANGES,
+# Ranges that ipaddress calls global, at least in older Python releases.
+# Source: IANA special-purpose address registries; Python's own list is corrected by
+# github.com/python/cpython/issues/113171; 6to4 relays as in requests-hardened.
+_BLOCKED = (
     ip_network("0.0.0.0/8"),
-    ip_network("100.64.0.0/10"),  # carrier-grade NAT, holds Alibaba's metadata service
-    ip_network("168.63.129.16/32"),  # Azure's wire server: a public number, yet inside
-    ip_network("169.254.0.0/16"),  # link-local, where most clouds keep their metadata service
+    ip_network("100.64.0.0/10"),  # carrier-grade NAT; Alibaba's metadata service
+    ip_network("168.63.129.16/32"),  # Azure's wire server: a public number, yet internal
+    ip_network("169.254.0.0/16"),  # link-local; the metadata service of most clouds
+    ip_network("192.0.0.0/24"),  # IETF protocols
+    ip_network("192.88.99.0/24"),  # 6to4 relays
     ip_network("2001::/23"),  # IETF protocols, Teredo among them
     ip_network("2001:db8::/32"),  # documentation
     ip_network("2002::/16"),  # 6to4 carries an IPv4 address
+    ip_network("3fff::/20"),  # documentation
 )
-# Everything else in IPv6 is internal, multicast or a wrapped IPv4 address (mapped, NAT64, ...).
+# The rest of IPv6 is internal, multicast or a wrapped IPv4 address (mapped, NAT64, ...).
 _IPV6_UNICAST = ip_network("2000::/3")
 
 
@@ -51,7 +55,7 @@ def is_public(address: Address) -> bool:
     """Whether the address belongs to the public internet, as far as any list can tell."""
     if isinstance(address, IPv6Address) and (address.scope_id or address not in _IPV6_UNICAST):
         return False
-    if any(address in network for network in _DENIED):
+    if any(address in network for network in _BLOCKED):
         return False
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
