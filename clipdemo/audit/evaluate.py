@@ -13,7 +13,7 @@ from clipdemo.audit.footprint import Footprint, Show
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError, TableError
-from clipdemo.images.locate import in_folder, shown
+from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.scoring.retrieval import Direction, Evaluation, Figure, evaluate
 from clipdemo.similarity import FloatArray, IntArray
@@ -99,14 +99,14 @@ def run_evaluation(
         raise TableError(f"there is no table {path}")
     if not images.is_dir():
         raise FileMissingError(f"there is no folder of images {images}")
-    table = open_table(shown(path.name), lambda: path.open("rb"))
+    table = open_table(printable_name(path.name), lambda: path.open("rb"))
     if split:
         table = _only(table, split)
     limits = Limits.from_environment()
     batch_size, workers = pace
     ledger = Ledger()
     plan = Plan(limits, workers, batch_size)
-    for done in score_table(table, in_folder(images, limits), encoder, ledger, footprint, plan):
+    for done in score_table(table, folder_locator(images, limits), encoder, ledger, footprint, plan):
         show(done, table.count, done / max(footprint.seconds, 1e-9))
     numbers, pairs, _ = ledger.pairs()
     if not len(pairs):

@@ -18,7 +18,7 @@ from clipdemo.audit.judge import Retrieval, Summary, judge, unscored
 from clipdemo.audit.ledger import Done, Ledger
 from clipdemo.audit.score import Plan, begin, score_table
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
-from clipdemo.images.locate import in_folder, shown
+from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.models.load import peak_gpu_bytes
 from clipdemo.output import files
@@ -194,7 +194,7 @@ def run_table(wanted: TableRun, load: Callable[[], Encoder], show: Show) -> Resu
                 peak_resident_bytes(),
                 peak_gpu_bytes() if encoder.device == "cuda" else None,
                 table.notes,
-                tuple(map(shown, files + ([str(wanted.report)] if wanted.report else []))),
+                tuple(map(printable_name, files + ([str(wanted.report)] if wanted.report else []))),
             )
             if wanted.report:
                 cost = audit_report.footprint_html(
@@ -221,7 +221,7 @@ def _open(wanted: TableRun) -> Table:
             f"{progress} holds the progress of a run that was stopped; add --resume to go on, or delete that file"
         )
     image, caption = wanted.columns
-    name = shown(wanted.table.name)
+    name = printable_name(wanted.table.name)
     return open_table(name, lambda: wanted.table.open("rb"), image_column=image, caption_column=caption)
 
 
@@ -268,7 +268,7 @@ def _ledger(wanted: TableRun, table: Table, checkpoint: Checkpoint, pictures: bo
         "image column": str(table.image),
         "caption column": str(table.caption),
         "checkpoint": checkpoint.fingerprint,
-        "folder of images": shown(str(wanted.images.resolve())),
+        "folder of images": printable_name(str(wanted.images.resolve())),
         "wish for figures": str(pictures),
     }
     begin(ledger, about)
@@ -306,7 +306,7 @@ def _score(  # noqa: PLR0913, PLR0917 - the parts of one run
         written = catch_up(written)
         show(written, table.count, 0.0)
         for done in score_table(
-            table, in_folder(wanted.images, plan.limits), encoder, ledger, footprint, plan
+            table, folder_locator(wanted.images, plan.limits), encoder, ledger, footprint, plan
         ):
             written = catch_up(written)
             seconds = time.perf_counter() - started

@@ -17,7 +17,7 @@ from clipdemo.audit.ledger import Done, Ledger
 from clipdemo.errors import LedgerError
 from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
-from clipdemo.images.locate import Locate
+from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.scoring.prompts import Query
@@ -74,7 +74,7 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
 
 
 def score_table(
-    table: Table, locate: Locate, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
+    table: Table, locate: Locator, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
 ) -> Iterator[int]:
     """Score the rows that the ledger does not hold yet.
 

@@ -13,7 +13,7 @@ from clipdemo import similarity
 from clipdemo.audit.footprint import Show
 from clipdemo.errors import ImageError
 from clipdemo.images import sources
-from clipdemo.images.locate import given
+from clipdemo.images.locate import read_arguments
 from clipdemo.limits import Limits
 from clipdemo.models import catalogue
 from clipdemo.output import files, pictures
@@ -179,7 +179,9 @@ def score_images(
             batch.clear()
             show(len(kept), None, len(kept) / (time.perf_counter() - started))
 
-    for thing in sources.load(given(arguments, limits), limits, workers=workers, look_ahead=batch_size):
+    for thing in sources.load(
+        read_arguments(arguments, limits), limits, workers=workers, look_ahead=batch_size
+    ):
         if isinstance(thing, Rejected):
             rejected.append(f"{thing.name}: {thing.verdict}: {thing.reason}")
         elif thing is not None and thing.sha256 in kept:

@@ -18,7 +18,7 @@ from clipdemo.audit.score import caption_cell, image_cell, problem
 from clipdemo.errors import TableError, TrainingError
 from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
-from clipdemo.images.locate import Locate
+from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.similarity import IntArray
@@ -103,7 +103,7 @@ def split_of(row: Row, at: int | None) -> str:
 
 
 def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes of it
-    table: Table, locate: Locate, limits: Limits, seed: int, known: Collection[str], take: Take, show: Show
+    table: Table, locate: Locator, limits: Limits, seed: int, known: Collection[str], take: Take, show: Show
 ) -> Pairs:
     """Read the table and every image it names, once.
 

@@ -15,7 +15,8 @@ from stand_in_network import LIMITS, PUBLIC, SEALED, no_connection
 
 from clipdemo.errors import BlockedURLError, FetchError
 from clipdemo.images.addresses import is_public, parse_urls
-from clipdemo.images.fetch import Network, fetch_bytes
+from clipdemo.images.connection import Network
+from clipdemo.images.fetch import fetch_bytes
 from clipdemo.limits import Limits
 
 # --- which addresses ------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host:
         ("http://a.test:22/", "port 22"),
         ("http://a.test:8080/", "port 8080"),
         ("http://a.test:0/", "port 0"),
-        ("http://a.test:99999/", "no valid web address"),
+        ("http://a.test:99999/", "not a valid web address"),
         ("http://me:secret@a.test/", "user name or password"),
         ("http://me@a.test/", "user name or password"),
         ("http://a.test@127.0.0.1/", "user name or password"),
@@ -86,14 +87,14 @@ def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host:
         ("http://a.test /", "space"),
         ("http://a.test/\r\nHost: b", "control"),
         ("http://a\u200b.test/", "invisible"),
-        ("http:///image", "no valid web address"),
-        ("http://", "no valid web address"),
-        ("http://a..test/", "no valid web address"),
-        ("http://[::1/", "no valid web address"),
-        ("http://[1.2.3.4]/", "no valid web address"),
-        (f"http://{'a' * 64}.test/", "no valid web address"),
-        (f"http://{'a.' * 130}test/", "no valid web address"),
-        ("http://a,b.test/", "no valid web address"),
+        ("http:///image", "not a valid web address"),
+        ("http://", "not a valid web address"),
+        ("http://a..test/", "not a valid web address"),
+        ("http://[::1/", "not a valid web address"),
+        ("http://[1.2.3.4]/", "not a valid web address"),
+        (f"http://{'a' * 64}.test/", "not a valid web address"),
+        (f"http://{'a.' * 130}test/", "not a valid web address"),
+        ("http://a,b.test/", "not a valid web address"),
         (f"http://a.test/{'x' * 2000}", "2014 characters"),
     ],
 )
@@ -122,7 +123,7 @@ def test_urls_are_read_one_a_line() -> None:
         ("data:image/png;base64,AAAA", "only web addresses"),
         ("http://", "only web addresses"),
         ("https:a.test", "only web addresses"),
-        ("http://a.test/1 http://a.test/2", "one URL a line"),
+        ("http://a.test/1 http://a.test/2", "one URL per line"),
         ("http://a.test/\x00", "control"),
         ("http://a.test/\u202egpj", "invisible"),
         ("http://a.test/" + "x" * 1987, "2001 characters"),

@@ -33,8 +33,9 @@ from clipdemo.errors import (
     RedirectRefusedError,
     UnreachableURLError,
 )
-from clipdemo.images import fetch
-from clipdemo.images.fetch import Network, fetch_bytes, fetch_image
+from clipdemo.images import connection, fetch
+from clipdemo.images.connection import Network
+from clipdemo.images.fetch import fetch_bytes, fetch_image
 from clipdemo.limits import Limits
 
 HASTY = Limits(file_bytes=1_000_000, url_seconds=0.3)
@@ -140,7 +141,7 @@ def test_a_name_that_changes_its_address_is_judged_again_after_a_redirect(
 def test_the_server_never_asks_itself_even_if_the_judge_would_let_it(
     server: LoopbackServer,
 ) -> None:
-    world = World(server, ["127.0.0.1"], judge=lambda _: True)
+    world = World(server, ["127.0.0.1"], is_allowed=lambda _: True)
     with pytest.raises(BlockedURLError):
         fetch_bytes("http://me.test/image", LIMITS, network=world)
     assert not server.requests
@@ -291,7 +292,7 @@ def test_no_more_than_eight_urls_are_fetched_at_once(
     def hold() -> None:
         fetch_bytes("http://a.test/image", LIMITS, network=Waiting(server))
 
-    threads = [threading.Thread(target=hold) for _ in range(fetch.MAX_CONNECTIONS)]
+    threads = [threading.Thread(target=hold) for _ in range(connection.MAX_CONNECTIONS)]
     for thread in threads:
         thread.start()
     try:
@@ -410,7 +411,7 @@ def test_a_server_that_fetches_nothing_says_so() -> None:
 # --- https ----------------------------------------------------------------------------------------
 
 
-def our_trust() -> ssl.SSLContext:
+def our_tls_context() -> ssl.SSLContext:
     return ssl.create_default_context(cadata=CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :])
 
 
@@ -422,7 +423,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSer
 
 def test_https_checks_the_name_and_not_the_address(tls_server: LoopbackServer) -> None:
     tls_server.tls_names.clear()
-    world = World(tls_server, trust=our_trust)
+    world = World(tls_server, tls_context=our_tls_context)
     assert fetch_bytes("https://pictures.test./image", LIMITS, network=world) == IMAGE
     assert tls_server.tls_names == ["pictures.test"]
     assert tls_server.requests[-1][1]["Host"] == "pictures.test"
@@ -430,12 +431,14 @@ def test_https_checks_the_name_and_not_the_address(tls_server: LoopbackServer) -
 
 
 def test_a_certificate_for_another_name_is_refused(tls_server: LoopbackServer) -> None:
-    with pytest.raises(UnreachableURLError, match=r"other\.test has no valid certificate"):
-        fetch_bytes("https://other.test/image", LIMITS, network=World(tls_server, trust=our_trust))
+    with pytest.raises(UnreachableURLError, match=r"other\.test lacks a valid https certificate"):
+        fetch_bytes(
+            "https://other.test/image", LIMITS, network=World(tls_server, tls_context=our_tls_context)
+        )
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(tls_server: LoopbackServer) -> None:
-    with pytest.raises(UnreachableURLError, match="no valid certificate"):
+    with pytest.raises(UnreachableURLError, match="lacks a valid https certificate"):
         fetch_bytes("https://pictures.test/image", LIMITS, network=World(tls_server))
 
 
@@ -444,7 +447,7 @@ def test_a_slow_body_is_given_up_over_https_too(tls_server: LoopbackServer) -> N
         fetch_bytes(
             "https://pictures.test/drip-headers",
             HASTY,
-            network=World(tls_server, trust=our_trust),
+            network=World(tls_server, tls_context=our_tls_context),
         )
 
 

@@ -79,7 +79,7 @@ OTHER_FILES = {
     "icon": b"\0\0\1\0\1\0",
     "video": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
     "is a text": b"BM is how this text starts, and it goes on",
-    "no image in a format that is read": b"\0\1\2\3" * 20,
+    "not an image in a supported format": b"\0\1\2\3" * 20,
 }
 
 
@@ -238,7 +238,7 @@ def test_holes_in_a_float_image_are_dark_and_harmless():
 
 def test_a_float_image_without_a_number_is_refused():
     data = encode(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF")
-    with pytest.raises(NotAnImageError, match="no finite number"):
+    with pytest.raises(NotAnImageError, match="NaN or infinite"):
         decode_image(data, "x")
 
 

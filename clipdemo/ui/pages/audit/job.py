@@ -17,7 +17,7 @@ from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import ClipdemoError, TableError
 from clipdemo.images import sources
-from clipdemo.images.locate import Locate, among
+from clipdemo.images.locate import Locator, upload_locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.models import catalogue
@@ -100,7 +100,7 @@ def current() -> AuditRun | None:
     return run
 
 
-def begin(table: Table, locate: Locate, view: View, limits: Limits, rejected: list[Rejected]) -> None:
+def begin(table: Table, locate: Locator, view: View, limits: Limits, rejected: list[Rejected]) -> None:
     """Start the audit of a table in this session; it goes on with every run of the script."""
     if view.encoder is None:
         return
@@ -153,7 +153,7 @@ def check_size(data: bytes, limits: Limits) -> None:
         )
 
 
-def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locate, list[Rejected]]:
+def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locator, list[Rejected]]:
     """Where the cells of a table lead: URLs, and the uploaded files and zips."""
     found: list[Source] = []
     rejected: list[Rejected] = []
@@ -163,7 +163,7 @@ def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Loca
                 rejected.append(thing)
             else:
                 found.append(thing)
-    return among(found, limits), rejected
+    return upload_locator(found, limits), rejected
 
 
 def check_images(total: int) -> None:
@@ -179,14 +179,14 @@ def check_images(total: int) -> None:
         )
 
 
-def example() -> tuple[Table, Locate]:
+def example() -> tuple[Table, Locator]:
     """The sample photographs with a caption each, two of which are swapped."""
     data = (SAMPLES / "pairs.csv").read_bytes()
     files = [
         sources.from_bytes(sample.file, (SAMPLES / sample.file).read_bytes(), "sample")
         for sample in samples()
     ]
-    return open_table("example.csv", lambda: io.BytesIO(data)), among(files, Limits())
+    return open_table("example.csv", lambda: io.BytesIO(data)), upload_locator(files, Limits())
 
 
 def ended() -> bool:
