@@ -137,8 +137,8 @@ def parse_urls(text: str, limits: Limits) -> tuple[list[str], list[Rejected]]:
     """Read pasted URLs, one per line.
 
     Returns:
-        The URLs in order, at most ``limits.urls``, and the rejected lines with reasons. A paste of thousands of
-        bad lines ends in one summary: at most ``2 * limits.urls`` rejections.
+        The URLs in order, at most ``limits.urls``, and the rejected lines with reasons. A paste of thousands
+        of bad lines ends in one summary: at most ``2 * limits.urls`` rejections.
     """
     urls: list[str] = []
     rejected: list[Rejected] = []

@@ -1,9 +1,9 @@
 """HTTP connections to addresses that were checked, within the time and bytes of one URL.
 
-A host name is resolved once, every address in the answer is checked (:mod:`clipdemo.images.addresses`), and the
-socket is opened to a checked address: never to a name that could resolve differently a moment later. requests offers
-no place for that: it resolves the name again when it connects. urllib3 speaks HTTP over our own socket, which also
-leaves proxies, netrc, cookies, retries and connection reuse out.
+A host name is resolved once, every address in the answer is checked (:mod:`clipdemo.images.addresses`), and
+the socket is opened to a checked address: never to a name that could resolve differently a moment later.
+requests offers no place for that: it resolves the name again when it connects. urllib3 speaks HTTP over our
+own socket, which also leaves proxies, netrc, cookies, retries and connection reuse out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _tls_context() -> ssl.SSLContext:
 class Network:
     """How names become addresses, and addresses become connections.
 
-    Visitors always get :data:`INTERNET`. Tests replace parts of it, to reach their own server through the same code.
+    Visitors always get :data:`INTERNET`. Tests replace parts of it, to reach their own server through the
+    same code.
 
     Attributes:
         resolve: called like ``socket.getaddrinfo``, once per request.
@@ -183,8 +184,8 @@ class PinnedConnection(HTTPConnection):
 class _BudgetedReader(io.RawIOBase):
     """The receiving side of a socket; every read is limited by what the URL has left.
 
-    A socket's own timeout starts again with every byte that arrives. Here each wait, for headers as for the body,
-    ends at the deadline of the URL, without a thread that watches.
+    A socket's own timeout starts again with every byte that arrives. Here each wait, for headers as for the
+    body, ends at the deadline of the URL, without a thread that watches.
     """
 
     def __init__(self, budget: Budget, sock: socket.socket) -> None:

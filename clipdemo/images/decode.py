@@ -51,9 +51,9 @@ _DECODERS: Final[dict[str, type[ImageFile.ImageFile]]] = {
 }
 _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-# Pillow's warnings about visitors' files (large, odd EXIF) would fill the log; our own limit is lower. Set once
-# at import because catch_warnings is not thread-safe. Pillow's error at twice its own limit stays: it stops WebP
-# and GIF decoders that allocate memory before the size is known here.
+# Pillow's warnings about visitors' files (large, odd EXIF) would fill the log; our own limit is lower. Set
+# once at import because catch_warnings is not thread-safe. Pillow's error at twice its own limit stays: it
+# stops WebP and GIF decoders that allocate memory before the size is known here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _TURNS: Final = {
@@ -132,8 +132,8 @@ def _model_copy(data: bytes, kind: str, limits: Limits) -> tuple[Image.Image, tu
     file.load()
     turn = _TURNS.get(_orientation(file))
     icc = file.info.get("icc_profile")
-    # First a box filter down to at least twice the copy: conversions become cheap, and the sharp filter of the
-    # last step stays well sampled. (A JPEG's own filter does not need this margin.)
+    # First a box filter down to at least twice the copy: conversions become cheap, and the sharp filter of
+    # the last step stays well sampled. (A JPEG's own filter does not need this margin.)
     image = _averageable(file)
     across, down = drafted[1][2:] if drafted else image.size  # without the padding of a drafted JPEG
     factors = max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1]))

@@ -1,7 +1,7 @@
 """Fetches images from URLs; with :mod:`clipdemo.images.connection`, the only network access for images.
 
-Visitors choose the URLs, so a URL may try to make this server visit its own network. Each redirect is therefore
-parsed, resolved and checked like the first URL.
+Visitors choose the URLs, so a URL may try to make this server visit its own network. Each redirect is
+therefore parsed, resolved and checked like the first URL.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def fetch_image(url: str, *, limits: Limits = _DEFAULT_LIMITS, network: Network 
 def fetch_bytes(url: str, limits: Limits, *, network: Network = INTERNET) -> bytes:
     """Fetch the content of a public http or https URL.
 
-    Name lookup, redirects, headers and body count against ``limits.url_seconds``; waiting for one of the process's
-    connections does not.
+    Name lookup, redirects, headers and body count against ``limits.url_seconds``; waiting for one of the
+    process's connections does not.
 
     Raises:
         BlockedURLError: not an address of the public web.

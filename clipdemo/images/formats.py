@@ -10,7 +10,21 @@ from clipdemo.errors import NotAnImageError
 
 # Names that the image files of a folder end in. A file given by its name may be called anything.
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .avif .gif .bmp .tif .tiff .heic .heif".split()  # noqa: SIM905 - a table
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".avif",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+    }
 )
 
 _SIGNATURES: Final = {

@@ -1,7 +1,7 @@
 """Finds images: a cell of a table, or an argument of a command, becomes a ``Source``.
 
-A table may come from anyone. Its cells reach the public web, and files below one folder or among the uploads; nothing
-else.
+A table may come from anyone. Its cells reach the public web, and files below one folder or among the uploads;
+nothing else.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def folder_locator(folder: Path, limits: Limits) -> Locator:
 
 
 def upload_locator(files: Iterable[Source], limits: Limits) -> Locator:
-    """Locates URLs, and uploaded files by name or by the end of their path in a zip; never files of this machine.
+    """Locates URLs, and uploaded files by name or by the end of their path in a zip; nothing else.
 
     Args:
         files: uploads and the members of uploaded zips; names may repeat.
@@ -140,7 +140,8 @@ def _read_inside(root: Path, cell: str, limits: Limits) -> bytes:
         raise FileMissingError(f"{cell[:80]!r} is not the path of a file; correct the cell") from error
     if not path.is_relative_to(root):
         raise FileMissingError(
-            f"{cell[:80]!r} is outside the folder of images, or a link that leads out of it; choose another folder"
+            f"{cell[:80]!r} is outside the folder of images, or a link that leads out of it; "
+            "choose another folder"
         )
     return _read(path, limits.file_bytes)
 

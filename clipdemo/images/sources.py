@@ -1,7 +1,7 @@
 """Sources of images (uploads, zips, URLs, samples), read and decoded a few at a time.
 
-A :class:`Source` is read only when its image is needed, so an archive of ten thousand files costs only the images
-that are used. Everything stays in memory; nothing is written to disk.
+A :class:`Source` is read only when its image is needed, so an archive of ten thousand files costs only the
+images that are used. Everything stays in memory; nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def expand(name: str, data: bytes, kind: str, limits: Limits) -> Iterator[Source
         limits: ``images`` and ``file_bytes`` bound the archive.
 
     Yields:
-        A :class:`Source` for each file and a :class:`Rejected` for each refused member; a single Rejected for an
-        archive that is broken, empty or has too many files.
+        A :class:`Source` for each file and a :class:`Rejected` for each refused member; a single Rejected for
+        an archive that is broken, empty or has too many files.
     """
     if not data.startswith(_ZIP_STARTS):
         yield from_bytes(name, data, kind)
@@ -103,18 +103,18 @@ def load(
 ) -> Iterator[ImageItem | Rejected | Mark | None]:
     """Read and decode sources in threads; yields the results in input order.
 
-    A source that cannot be used becomes a :class:`Rejected`; the others continue. Closing or dropping the iterator
-    cancels the sources that have not started, without waiting for those that have.
+    A source that cannot be used becomes a :class:`Rejected`; the others continue. Closing or dropping the
+    iterator cancels the sources that have not started, without waiting for those that have.
 
     Args:
-        sources: taken one by one, in the caller's thread. Anything that is not a Source (a Mark) is yielded unchanged
-            in its place, so that the caller can tell what its results belong to.
+        sources: taken one by one, in the caller's thread. Anything that is not a Source (a Mark) is yielded
+            unchanged in its place, so that the caller can tell what its results belong to.
         limits: for every image.
-        workers: threads. Decoding may need 4 bytes per pixel several times over; waiting for the network needs
-            nothing, so URLs may have more threads.
+        workers: threads. Decoding may need 4 bytes per pixel several times over; waiting for the network
+            needs nothing, so URLs may have more threads.
         look_ahead: sources started beyond those that the threads are working on; bounds the memory.
-        patience: seconds to wait for the next result; then None is yielded, so that the caller can do something
-            else and ask again. Without it, None is never yielded.
+        patience: seconds to wait for the next result; then None is yielded, so that the caller can do
+            something else and ask again. Without it, None is never yielded.
         decode: turns bytes into an item.
     """
     remaining = iter(sources)
