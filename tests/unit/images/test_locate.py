@@ -35,7 +35,7 @@ def test_nothing_outside_the_folder_is_read(tmp_path, cell):
         folder_locator(folder, LIMITS)(cell).read()
 
 
-def test_what_is_no_file_is_named(tmp_path):
+def test_a_cell_that_is_not_a_readable_file_says_why(tmp_path):
     locate = folder_locator(tmp_path, LIMITS)
     (tmp_path / "big.jpg").write_bytes(b"0" * 1001)
     os.mkfifo(tmp_path / "pipe.jpg")
@@ -102,7 +102,7 @@ def test_a_folder_without_images_says_so(tmp_path):
     assert "no image files" in only.reason
 
 
-def test_a_member_with_an_endless_path_costs_no_memory():
+def test_a_member_with_a_very_long_path_costs_little_memory():
     source = sources.from_bytes("a/" * 30_000 + "x.jpg", b"", "zip")
     tracemalloc.start()
     locate = upload_locator([source], LIMITS)
