@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.photographs import SMALL, caption, photograph
-from clipdemo.images.fetch import Network
+from clipdemo.images.connection import Network
 
 HOST = "photographs.example"
 _PUBLIC = "93.184.215.14"

@@ -1,117 +1,59 @@
-"""How well images and captions match under CLIP: the engine behind the app, ready for a notebook.
+"""How well images and captions match under CLIP: the engine of the app, for scripts and notebooks.
 
 >>> encoder = load_encoder("embedded")
 >>> images = [decode_image(data, name)]
 >>> score_matrix(encoder, images, ["a cat", "a dog"]).cosine
 
-Names are loaded when first used, so that importing clipdemo costs nothing. Every error raised here is a
-child of ``ClipdemoError``.
+Importing clipdemo is cheap: everything but the errors is loaded when it is first used. All errors are
+subclasses of ``ClipdemoError``; :mod:`clipdemo.errors` shows the tree.
 """
 
-from __future__ import annotations
-
 import os
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-# Before torch is loaded: its threads spin while they wait for each other, and where another program or a
-# decoding thread holds a core, an image took 18 times as long (docs/decisions.md).
+from clipdemo import errors
+from clipdemo.errors import *  # noqa: F403 - every error is public
+
+# Set before torch is loaded: OpenMP threads spin while they wait for each other. Where another program or a
+# decoding thread held a core, encoding an image took 18 times as long (docs/decisions.md).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-if TYPE_CHECKING:
-    from clipdemo.errors import (
-        ArchiveError,
-        BlockedURLError,
-        CaptionError,
-        CheckpointError,
-        CheckpointNotFoundError,
-        ClipdemoError,
-        CorruptCheckpointError,
-        FetchError,
-        FetchTimeoutError,
-        FetchTooLargeError,
-        FileMissingError,
-        HubUnreachableError,
-        ImageError,
-        ImageTooLargeError,
-        LedgerError,
-        LoadAbandonedError,
-        NotAnImageError,
-        NotEnoughMemoryError,
-        OutputError,
-        RedirectRefusedError,
-        ReleasedCheckpointError,
-        SettingError,
-        TableError,
-        TrainingError,
-        UnreachableURLError,
-        UnsafeWeightsError,
-        UnsupportedCheckpointError,
-    )
-    from clipdemo.images.decode import decode_image
-    from clipdemo.images.fetch import fetch_image
-    from clipdemo.models.load import load_encoder
-    from clipdemo.scoring.score import score_matrix, score_pairs
-    from clipdemo.types import Checkpoint, Encoder, ImageItem, PairScore, ScoreMatrix
+if TYPE_CHECKING:  # type checkers see plain imports ...
+    from clipdemo.images.decode import decode_image as decode_image
+    from clipdemo.images.fetch import fetch_image as fetch_image
+    from clipdemo.models.load import load_encoder as load_encoder
+    from clipdemo.scoring.score import score_matrix as score_matrix
+    from clipdemo.scoring.score import score_pairs as score_pairs
+    from clipdemo.types import Checkpoint as Checkpoint
+    from clipdemo.types import Encoder as Encoder
+    from clipdemo.types import ImageItem as ImageItem
+    from clipdemo.types import PairScore as PairScore
+    from clipdemo.types import ScoreMatrix as ScoreMatrix
+    from clipdemo.version import __version__ as __version__
+else:  # ... Python imports a name from its module at the first use
+    _MODULES = {
+        "decode_image": "images.decode",
+        "fetch_image": "images.fetch",
+        "load_encoder": "models.load",
+        "score_matrix": "scoring.score",
+        "score_pairs": "scoring.score",
+        "Checkpoint": "types",
+        "Encoder": "types",
+        "ImageItem": "types",
+        "PairScore": "types",
+        "ScoreMatrix": "types",
+        "__version__": "version",
+    }
+    __all__ = list(_MODULES)
+    __all__ += [name for name in vars(errors) if name.endswith("Error")]
 
-__version__ = "0.1.0"
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'clipdemo' has no attribute {name!r}")
+        from importlib import import_module
 
-_HOME = {
-    "load_encoder": "models.load",
-    "fetch_image": "images.fetch",
-    "decode_image": "images.decode",
-    "score_matrix": "scoring.score",
-    "score_pairs": "scoring.score",
-    "Checkpoint": "types",
-    "Encoder": "types",
-    "ImageItem": "types",
-    "PairScore": "types",
-    "ScoreMatrix": "types",
-}
+        return getattr(import_module(f"clipdemo.{_MODULES[name]}"), name)
 
-__all__ = [
-    "ArchiveError",
-    "BlockedURLError",
-    "CaptionError",
-    "Checkpoint",
-    "CheckpointError",
-    "CheckpointNotFoundError",
-    "ClipdemoError",
-    "CorruptCheckpointError",
-    "Encoder",
-    "FetchError",
-    "FetchTimeoutError",
-    "FetchTooLargeError",
-    "FileMissingError",
-    "HubUnreachableError",
-    "ImageError",
-    "ImageItem",
-    "ImageTooLargeError",
-    "LedgerError",
-    "LoadAbandonedError",
-    "NotAnImageError",
-    "NotEnoughMemoryError",
-    "OutputError",
-    "PairScore",
-    "RedirectRefusedError",
-    "ReleasedCheckpointError",
-    "ScoreMatrix",
-    "SettingError",
-    "TableError",
-    "TrainingError",
-    "UnreachableURLError",
-    "UnsafeWeightsError",
-    "UnsupportedCheckpointError",
-    "decode_image",
-    "fetch_image",
-    "load_encoder",
-    "score_matrix",
-    "score_pairs",
-]
-
-
-def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'clipdemo' has no attribute {name!r}")
-    return getattr(import_module(f"clipdemo.{_HOME.get(name, 'errors')}"), name)
+    def __dir__() -> list[str]:
+        return [*globals(), *_MODULES]

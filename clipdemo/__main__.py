@@ -1,4 +1,4 @@
-"""``python -m clipdemo``."""
+"""Runs the command line: ``python -m clipdemo``."""
 
 from clipdemo.cli.app import main
 

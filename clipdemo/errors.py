@@ -1,4 +1,4 @@
-"""Every error clipdemo raises, each with one sentence a visitor can act on.
+"""Every error that clipdemo raises. Each message is one sentence that a visitor can act on.
 
 ::
 
@@ -7,19 +7,19 @@
     │   ├── NotAnImageError
     │   └── ImageTooLargeError
     ├── ArchiveError            a zip that cannot be opened
-    ├── FileMissingError        a file that is not there, or may not be read
+    ├── FileMissingError        a file that is missing, or may not be read
     ├── TableError              a table of images and captions that cannot be read
-    ├── FetchError              a URL that gave no image
+    ├── FetchError              a URL that did not return an image
     │   ├── BlockedURLError
     │   ├── RedirectRefusedError
     │   ├── FetchTooLargeError
     │   ├── FetchTimeoutError
     │   └── UnreachableURLError
     ├── CaptionError            a caption, weighted query or prompt template that cannot be read
-    ├── SettingError            a CLIPDEMO_* variable or a configuration file with an unusable value
+    ├── SettingError            an unusable value in a CLIPDEMO_* variable or a configuration file
     ├── OutputError             a file that cannot be written
-    ├── LedgerError             the progress of a run that cannot be kept or resumed
-    ├── TrainingError           a training run that cannot go on
+    ├── LedgerError             the progress of a run that cannot be saved or resumed
+    ├── TrainingError           a training run that cannot start or continue
     └── CheckpointError         a checkpoint that cannot be used
         ├── CheckpointNotFoundError
         ├── UnsupportedCheckpointError
@@ -31,11 +31,9 @@
         └── HubUnreachableError
 """
 
-from __future__ import annotations
-
 
 class ClipdemoError(Exception):
-    """Base of all errors; ``str(error)`` is the sentence to show, ``verdict`` its two-word label."""
+    """Base of all errors; ``str(error)`` is the message, ``verdict`` a label of one to three words."""
 
     verdict = "failed"
 
@@ -47,7 +45,7 @@ class ImageError(ClipdemoError):
 
 
 class NotAnImageError(ImageError):
-    """The bytes are no image in a format we read, or a broken one."""
+    """Not an image, an unsupported format, or a broken file."""
 
     verdict = "not an image"
 
@@ -65,7 +63,7 @@ class ArchiveError(ClipdemoError):
 
 
 class FileMissingError(ClipdemoError):
-    """A file that is not there, is no file, or lies where it may not be read."""
+    """A path that does not exist, is not a file, or may not be read."""
 
     verdict = "no such file"
 
@@ -77,13 +75,13 @@ class TableError(ClipdemoError):
 
 
 class FetchError(ClipdemoError):
-    """A URL that gave no image."""
+    """A URL that did not return an image."""
 
     verdict = "not fetched"
 
 
 class BlockedURLError(FetchError):
-    """The URL, or an address its name resolves to, is one we never connect to."""
+    """The URL, or an address that its host name resolves to, is not on the public web."""
 
     verdict = "blocked"
 
@@ -95,13 +93,13 @@ class RedirectRefusedError(FetchError):
 
 
 class FetchTooLargeError(FetchError):
-    """The answer holds more bytes than the limit."""
+    """The response has more bytes than the limit."""
 
     verdict = "too large"
 
 
 class FetchTimeoutError(FetchError):
-    """The answer did not come in time."""
+    """The response was not complete in time."""
 
     verdict = "timed out"
 
@@ -125,11 +123,11 @@ class OutputError(ClipdemoError):
 
 
 class LedgerError(ClipdemoError):
-    """The progress of a run that cannot be kept, or does not fit the run that wants to resume."""
+    """The progress of a run that cannot be saved, or belongs to a run with other settings."""
 
 
 class TrainingError(ClipdemoError):
-    """A training run that cannot begin or go on: too few pairs, no number as loss, too little memory."""
+    """A training run that cannot start or continue: too few pairs, a loss of NaN, too little memory."""
 
 
 class CheckpointError(ClipdemoError):
@@ -137,7 +135,7 @@ class CheckpointError(ClipdemoError):
 
 
 class CheckpointNotFoundError(CheckpointError):
-    """No such hub name or folder, or one that needs an account."""
+    """An unknown hub name or folder, or a checkpoint that needs an account."""
 
 
 class UnsupportedCheckpointError(CheckpointError):
@@ -145,7 +143,7 @@ class UnsupportedCheckpointError(CheckpointError):
 
 
 class UnsafeWeightsError(CheckpointError):
-    """Only pickled weights, from a source that is not in the catalogue."""
+    """Only pickled weights, from a source outside the catalogue."""
 
 
 class CorruptCheckpointError(CheckpointError):
@@ -153,15 +151,15 @@ class CorruptCheckpointError(CheckpointError):
 
 
 class ReleasedCheckpointError(CheckpointError):
-    """Its weights left the memory to make room; it can be loaded again."""
+    """Its weights were released to free memory; it can be loaded again."""
 
 
 class NotEnoughMemoryError(CheckpointError):
-    """The machine's memory, or its GPU's, does not hold it beside what is there."""
+    """It does not fit into the free memory of the machine or its GPU."""
 
 
 class LoadAbandonedError(NotEnoughMemoryError):
-    """While it waited, everybody it was loaded for turned to something else, or the process began to end."""
+    """While it waited for memory, every session moved on to another checkpoint, or the process was ending."""
 
 
 class HubUnreachableError(CheckpointError):

@@ -15,21 +15,21 @@ Typed = Literal["none", "hub", "folders"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one session may bring, and what the process may keep.
+    """What one session may use, and what the process may keep.
 
     Attributes:
-        images: images in one workspace.
-        captions: captions in one workspace.
-        file_bytes: bytes of one image file, also of one fetched or unzipped one.
-        rows: rows of one audited table.
-        urls: URLs in one paste.
-        url_seconds: seconds from asking for a URL to its last byte.
+        images: per workspace.
+        captions: per workspace.
+        rows: per audited table.
+        file_bytes: per image file, also when it is fetched or unzipped.
+        urls: per paste.
+        url_seconds: from the request to the last byte.
         urls_allowed: whether the server fetches URLs at all.
-        cache_bytes: bytes of embeddings kept for all sessions together.
-        memory_bytes: resident memory the process may grow to, where the host wants less than the system allows.
-        pixels: width x height of one image; not adjustable, decoding memory grows with it.
-        typed: which checkpoints a visitor may type beside those offered: "none", "hub" names, or "folders" of
-            the server, too.
+        cache_bytes: for the embeddings of all sessions together.
+        memory_bytes: resident memory of the process; None allows what the system allows.
+        pixels: width x height of one image. Not adjustable: the memory for decoding grows with it.
+        typed: checkpoints that a visitor may type beside the catalogue: "none", "hub" names, or also
+            "folders" of the server.
     """
 
     images: int = 200
@@ -49,7 +49,7 @@ class Limits:
         """Read the ``CLIPDEMO_*`` variables.
 
         Raises:
-            SettingError: a value that is not a number above zero, a switch that is not 0 or 1, or an unknown word.
+            SettingError: a value that is not a positive number, not 0 or 1, or an unknown word.
         """
         return cls(
             images=int(_number(environment, "CLIPDEMO_MAX_IMAGES", cls.images)),

@@ -20,7 +20,8 @@ from clipdemo.models.embedded import conse
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.types import ImageItem
 
-SAMPLES = Path(__file__).parent.parent / "assets" / "samples"
+_PACKAGED = Path(__file__).parent / "assets" / "samples"  # exists in a wheel, not in a checkout
+SAMPLES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "assets" / "samples"
 EMBEDDINGS = SAMPLES / "embedded.npz"
 
 SAMPLE_CAPTIONS = (

@@ -1,6 +1,6 @@
 """Cosine, logits, softmax, sigmoid, percentiles and stable ranks of embeddings: NumPy in, NumPy out.
 
-Nothing local and no framework may be imported here; every figure the app shows starts in this file.
+Every figure of the app starts in this file, so it imports nothing but NumPy.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ BoolArray = npt.NDArray[np.bool_]
 def unit(rows: npt.ArrayLike) -> FloatArray:
     """Scale every row to length one.
 
-    The norm is taken in float64, because a float32 norm loses unit length on tiny values.
+    The norm is computed in float64; in float32, rows of tiny values would not get unit length.
 
     Args:
         rows: (n, dim) or (dim,) real numbers.
 
     Returns:
-        The same shape in float32; a row of zeros stays a row of zeros.
+        The same shape, float32; a row of zeros stays zero.
     """
     wide = np.asarray(rows, dtype=np.float64)
     norms = np.linalg.norm(wide, axis=-1, keepdims=True)
@@ -44,7 +44,7 @@ def cosine(images: FloatArray, captions: FloatArray) -> FloatArray:
 
 
 def logits(cosines: FloatArray, scale: float, bias: float | None = None) -> FloatArray:
-    """What the checkpoint's loss saw: ``scale * cosine (+ bias)``.
+    """The values that the checkpoint was trained on: ``scale * cosine (+ bias)``.
 
     Source: Radford et al. 2021, fig. 3 (scale); Zhai et al. 2023, alg. 1 (scale and bias).
     """
@@ -52,7 +52,7 @@ def logits(cosines: FloatArray, scale: float, bias: float | None = None) -> Floa
 
 
 def softmax(values: FloatArray, axis: int = -1) -> FloatArray:
-    """Shares along ``axis`` that sum to one; the maximum is subtracted first, so nothing overflows."""
+    """Shares along ``axis`` that sum to one; subtracts the maximum first to avoid overflow."""
     wide = values.astype(np.float64)
     powers = np.exp(wide - wide.max(axis=axis, keepdims=True)) if wide.size else wide
     shares: FloatArray = (powers / powers.sum(axis=axis, keepdims=True)).astype(np.float32)
@@ -60,7 +60,7 @@ def softmax(values: FloatArray, axis: int = -1) -> FloatArray:
 
 
 def sigmoid(values: FloatArray) -> FloatArray:
-    """Logistic function of each value by itself, without overflow at either end."""
+    """Logistic function of each value, without overflow at either end."""
     wide = values.astype(np.float64)
     small = np.exp(-np.abs(wide))
     return np.where(wide >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
@@ -79,14 +79,14 @@ def ranks(scores: FloatArray, axis: int) -> IntArray:
         axis: 0 ranks the images of each caption, 1 the captions of each image.
 
     Returns:
-        The same shape, int64; every line along ``axis`` holds 1..n once.
+        The same shape, int64; along ``axis``, each of 1..n occurs once.
     """
     by_score = np.argsort(-scores, axis=axis, kind="stable")
     return (np.argsort(by_score, axis=axis, kind="stable") + 1).astype(np.int64)
 
 
 def percentile(scores: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray:
-    """Share of the background that lies below each score, in percent; a tie counts half.
+    """Percentage of the background below each score; a tie counts half.
 
     Source: the mid-rank percentile (``scipy.stats.percentileofscore(kind="mean")``).
 
@@ -98,7 +98,7 @@ def percentile(scores: npt.ArrayLike, background: npt.ArrayLike) -> FloatArray:
         The shape of ``scores``, float32 in [0, 100].
     """
     ordered = np.sort(np.asarray(background, dtype=np.float32), axis=None)
-    wanted = np.asarray(scores, dtype=np.float32)
-    below = np.searchsorted(ordered, wanted, side="left")
-    up_to = np.searchsorted(ordered, wanted, side="right")
+    values = np.asarray(scores, dtype=np.float32)
+    below = np.searchsorted(ordered, values, side="left")
+    up_to = np.searchsorted(ordered, values, side="right")
     return ((below + up_to) * (50 / ordered.size)).astype(np.float32)

@@ -1,6 +1,6 @@
 """The frozen dataclasses that travel between modules, and the ``Encoder`` protocol.
 
-Only ``similarity`` (pure NumPy) is imported; no framework, no input or output.
+Depends only on ``similarity`` (pure NumPy): without frameworks, files or network.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class ImageItem:
 
     Attributes:
         name: file name or URL as the user gave it; untrusted, escape it before showing it.
-        sha256: hex digest of the original file's bytes; the image's identity everywhere.
+        sha256: hex digest of the original file's bytes; identifies the image everywhere.
         image: RGB, upright, transparency flattened on white, shrunk to the model copy.
-        thumbnail: JPEG bytes, longest side at most 320 pixels; empty where none was asked for.
-        width: width of the original, upright, in pixels.
-        height: height of the original, upright, in pixels.
+        thumbnail: JPEG bytes, longest side at most 320 pixels; may be empty.
+        width: of the upright original, in pixels.
+        height: of the upright original, in pixels.
         source: "upload", "zip", "url", "camera", "sample" or "bytes".
     """
 
@@ -41,7 +41,7 @@ class ImageItem:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something that could not be used, and why, in words.
+    """An image, row or file that could not be used, and why.
 
     Attributes:
         name: file name or URL as the user gave it; untrusted.
@@ -58,19 +58,19 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a score must be read against.
+    """Identifies the model behind a score, and how its scores are scaled.
 
     Attributes:
         id: hub name, folder or "embedded".
         revision: hub commit, or "local", or the package versions of the embedded model.
         fingerprint: changes whenever an embedding could change.
-        dim: length of an embedding.
-        image_size: side of the model's square input in pixels; the embedded model keeps an image's proportions, at as
-            many pixels.
-        context_length: most tokens of a caption that are read.
+        dim: of an embedding.
+        image_size: side of the square input in pixels; the embedded model keeps the proportions, at as many
+            pixels.
+        context_length: tokens of a caption that are read, special tokens included.
         logit_scale: multiplies the cosine before softmax or sigmoid.
         logit_bias: added after scaling by sigmoid checkpoints; None where softmax applies.
-        parameters: count of weights.
+        parameters: number of weights.
         source: "embedded", "hub" or "folder".
     """
 
@@ -92,9 +92,9 @@ class CaptionTokens:
 
     Attributes:
         used: tokens of the whole caption, special tokens included.
-        limit: tokens the checkpoint reads.
+        limit: tokens that the checkpoint reads.
         kept: the part of the caption that is read.
-        cut: the tail that is not read; empty when all fits.
+        cut: the rest; empty when the caption fits.
     """
 
     used: int
@@ -104,7 +104,7 @@ class CaptionTokens:
 
 
 class Encoder(Protocol):
-    """Anything that puts images and captions into one space; safe to call from many threads."""
+    """Maps images and captions into one embedding space; safe to call from many threads."""
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -125,7 +125,7 @@ class Encoder(Protocol):
         """(len(captions), dim) float32 unit rows."""
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
-        """What of ``caption`` is read and what is cut off."""
+        """Which part of ``caption`` is read, and which is cut off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,7 @@ class ScoreMatrix:
         images: the rows.
         captions: the columns.
         cosine: (n_images, n_captions) float32.
-        checkpoint: what the cosines must be read against.
+        checkpoint: the model that the cosines belong to.
     """
 
     images: tuple[ImageItem, ...]
@@ -145,7 +145,7 @@ class ScoreMatrix:
     checkpoint: Checkpoint
 
     def logits(self) -> FloatArray:
-        """(n_images, n_captions): logit scale x cosine, plus the bias where there is one."""
+        """(n_images, n_captions): logit scale x cosine, plus the bias of a sigmoid checkpoint."""
         return similarity.logits(self.cosine, self.checkpoint.logit_scale, self.checkpoint.logit_bias)
 
     def probabilities(self) -> FloatArray:
@@ -169,7 +169,7 @@ class Hit:
 
     Attributes:
         rank: 1 is best.
-        index: position of the image or caption in the workspace.
+        index: of the image or caption in the workspace.
         cosine: with the query.
         percentile: share of the background below this cosine, 0-100.
     """
@@ -181,20 +181,19 @@ class Hit:
 
     @property
     def whole_percentile(self) -> int:
-        """For people: rounded down, so that 100 means above every pair of the background."""
+        """Rounded down, so that 100 means above every pair of the background."""
         return math.floor(self.percentile)
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """One image with the one caption that belongs to it.
+    """One image scored with the caption that belongs to it.
 
     Attributes:
         row: position of the pair in the input.
-        cosine: of the pair.
         rank_of_caption: 1-based rank of the caption among the captions of other images, for this image.
         rank_of_image: 1-based rank of the image among the images of other captions, for this caption.
-        truncated: whether the checkpoint cut the caption's tail off.
+        truncated: whether the checkpoint cut off the end of the caption.
     """
 
     row: int

@@ -17,7 +17,7 @@ from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError
-from clipdemo.images.locate import Locate
+from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.tables.table import Table, open_table
@@ -110,7 +110,7 @@ def scored(
     table: Table,
     encoder: object,
     *,
-    locate: Locate | None = None,
+    locate: Locator | None = None,
     ledger: Ledger | None = None,
     plan: Plan | None = None,
 ) -> Ledger:

@@ -6,7 +6,7 @@ import socket
 
 from loopback_server import LoopbackServer
 
-from clipdemo.images.fetch import Network
+from clipdemo.images.connection import Network
 from clipdemo.limits import Limits
 
 PUBLIC = "93.184.215.14"

@@ -12,7 +12,7 @@ from clipdemo.audit.footprint import Footprint, ProgressCallback
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError, TableError
-from clipdemo.images.locate import in_folder, shown
+from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.similarity import FloatArray, IntArray
@@ -109,7 +109,7 @@ def run_evaluation(options: EvaluationOptions, encoder: Encoder, progress: Progr
     table = _open_table(options)
     ledger = Ledger()
     plan = Plan(Limits.from_environment(), options.workers, options.batch_size)
-    locate = in_folder(options.images, plan.limits)
+    locate = folder_locator(options.images, plan.limits)
     for done in score_table(table, locate, encoder, ledger, footprint, plan):
         progress(done, table.count, done / max(footprint.seconds, 1e-9))
     numbers, pairs, _ = ledger.pairs()
@@ -135,7 +135,7 @@ def _open_table(options: EvaluationOptions) -> Table:
         raise TableError(f"there is no table {options.table}")
     if not options.images.is_dir():
         raise FileMissingError(f"there is no folder of images {options.images}")
-    table = open_table(shown(options.table.name), lambda: options.table.open("rb"))
+    table = open_table(printable_name(options.table.name), lambda: options.table.open("rb"))
     return _rows_of_split(table, options.split) if options.split else table
 
 

@@ -19,7 +19,7 @@ from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.audit.result import Result
 from clipdemo.audit.score import Plan, begin, score_table
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
-from clipdemo.images.locate import in_folder, shown
+from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.models.load import peak_gpu_bytes
 from clipdemo.output import files
@@ -95,7 +95,7 @@ def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: Prog
     with _translate_output_errors(options.output):
         ledger = _open_ledger(options, table, encoder.checkpoint, pictures)
         try:
-            locate = in_folder(options.images, plan.limits)
+            locate = folder_locator(options.images, plan.limits)
             chunks = score_table(table, locate, encoder, ledger, footprint, plan)
             _PartialOutput(options, table, ledger, unrelated).follow(chunks, progress)
             audit = judge(table, ledger, encoder.checkpoint, unrelated, footprint)
@@ -111,7 +111,7 @@ def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: Prog
                 peak_resident_bytes(),
                 peak_gpu_bytes() if encoder.device == "cuda" else None,
                 table.notes,
-                tuple(map(shown, [str(options.output), *figures, *map(str, options.outputs[1:])])),
+                tuple(map(printable_name, [str(options.output), *figures, *map(str, options.outputs[1:])])),
             )
             if options.report:
                 usage = audit_report.Usage(
@@ -138,7 +138,7 @@ def _open_table(options: AuditOptions) -> Table:
             f"{ledger} holds the progress of a run that was stopped; add --resume to go on, or delete that file"
         )
     image, caption = options.columns
-    name = shown(options.table.name)
+    name = printable_name(options.table.name)
     return open_table(name, lambda: options.table.open("rb"), image_column=image, caption_column=caption)
 
 
@@ -184,7 +184,7 @@ def _open_ledger(options: AuditOptions, table: Table, checkpoint: Checkpoint, pi
         "image column": str(table.image),
         "caption column": str(table.caption),
         "checkpoint": checkpoint.fingerprint,
-        "folder of images": shown(str(options.images.resolve())),
+        "folder of images": printable_name(str(options.images.resolve())),
         "--figures or --report": str(pictures),
     }
     begin(ledger, about)

@@ -17,7 +17,7 @@ from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.errors import LedgerError
 from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
-from clipdemo.images.locate import Locate
+from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.scoring.prompts import Query
@@ -78,7 +78,7 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
 
 
 def score_table(
-    table: Table, locate: Locate, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
+    table: Table, locate: Locator, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
 ) -> Iterator[int]:
     """Score the rows that the ledger does not contain yet.
 
@@ -107,7 +107,7 @@ class _Scorer:
         self._batch: list[ImageItem] = []
         self._started: set[str] = set()  # image cells whose source is being loaded
 
-    def score(self, table: Table, locate: Locate) -> Iterator[int]:
+    def score(self, table: Table, locate: Locator) -> Iterator[int]:
         """Score the remaining rows; yields as :func:`score_table` does."""
         for loaded in sources.load(
             self._sources_and_chunks(table, locate),
@@ -128,7 +128,7 @@ class _Scorer:
                     self._finish_chunk(loaded)
                 yield self._ledger.row_count
 
-    def _sources_and_chunks(self, table: Table, locate: Locate) -> Iterator[Source | list[Row]]:
+    def _sources_and_chunks(self, table: Table, locate: Locator) -> Iterator[Source | list[Row]]:
         """Yield the sources of new images, and each chunk of rows after the last image it needs."""
         plan = self._plan
         size = max(CHUNK, 4 * plan.batch_size) if plan.patience is None else plan.batch_size

@@ -14,7 +14,7 @@ from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.audit.score import Plan
 from clipdemo.errors import ImageError
 from clipdemo.images import sources
-from clipdemo.images.locate import given
+from clipdemo.images.locate import read_arguments
 from clipdemo.models import catalogue
 from clipdemo.output import files, pictures
 from clipdemo.output.files import Ranked
@@ -173,7 +173,7 @@ def score_images(
             show(len(kept), None, len(kept) / (time.perf_counter() - started))
 
     for thing in sources.load(
-        given(arguments, plan.limits), plan.limits, workers=plan.workers, look_ahead=plan.batch_size
+        read_arguments(arguments, plan.limits), plan.limits, workers=plan.workers, look_ahead=plan.batch_size
     ):
         if isinstance(thing, Rejected):
             rejected.append(f"{thing.name}: {thing.verdict}: {thing.reason}")

@@ -1,7 +1,7 @@
-"""Which web addresses may be asked for: URLs are read strictly, IP addresses judged.
+"""Which URLs and IP addresses may be fetched.
 
-Nothing here resolves a name or opens a connection; :mod:`clipdemo.fetch` does, for what passes.
-requests-hardened gives its ranges of addresses that are not public; they are extended here.
+URLs are parsed strictly and IP addresses checked against the public internet. Nothing here resolves a name or
+opens a connection; :mod:`clipdemo.images.fetch` does that for what passes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import urllib3
-from requests_hardened.ip_filter import EXTRA_BLOCKED_NET_RANGES
 
 from clipdemo.errors import BlockedURLError
 from clipdemo.limits import Limits
@@ -23,7 +22,7 @@ Address = IPv4Address | IPv6Address
 MAX_URL_LENGTH = 2000
 _PORTS = {"http": 80, "https": 443}
 
-# Names that never are on the public web: not even asked for, so answers say nothing about them.
+# Names that are never on the public web. They are not looked up, so the answer reveals nothing about them.
 _LOCAL_NAMES = (
     ".localhost",
     ".local",
@@ -33,32 +32,37 @@ _LOCAL_NAMES = (
     ".lan",
     ".home.arpa",
 )
-_DENIED = (
-    *EXTRA_BLOCKED_NET_RANGES,
+# Ranges that ipaddress calls global, at least in older Python releases.
+# Source: IANA special-purpose address registries; Python's own list is corrected by
+# github.com/python/cpython/issues/113171; 6to4 relays as in requests-hardened.
+_BLOCKED = (
     ip_network("0.0.0.0/8"),
-    ip_network("100.64.0.0/10"),  # carrier-grade NAT, holds Alibaba's metadata service
-    ip_network("168.63.129.16/32"),  # Azure's wire server: a public number, yet inside
-    ip_network("169.254.0.0/16"),  # link-local, where most clouds keep their metadata service
+    ip_network("100.64.0.0/10"),  # carrier-grade NAT; Alibaba's metadata service
+    ip_network("168.63.129.16/32"),  # Azure's wire server: a public number, yet internal
+    ip_network("169.254.0.0/16"),  # link-local; the metadata service of most clouds
+    ip_network("192.0.0.0/24"),  # IETF protocols
+    ip_network("192.88.99.0/24"),  # 6to4 relays
     ip_network("2001::/23"),  # IETF protocols, Teredo among them
     ip_network("2001:db8::/32"),  # documentation
     ip_network("2002::/16"),  # 6to4 carries an IPv4 address
+    ip_network("3fff::/20"),  # documentation
 )
-# Everything else in IPv6 is internal, multicast or a wrapped IPv4 address (mapped, NAT64, ...).
+# The rest of IPv6 is internal, multicast or a wrapped IPv4 address (mapped, NAT64, ...).
 _IPV6_UNICAST = ip_network("2000::/3")
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address belongs to the public internet, as far as any list can tell."""
+    """Whether the address belongs to the public internet, as far as the lists of special ranges tell."""
     if isinstance(address, IPv6Address) and (address.scope_id or address not in _IPV6_UNICAST):
         return False
-    if any(address in network for network in _DENIED):
+    if any(address in network for network in _BLOCKED):
         return False
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where one hop goes; only :meth:`parse` makes one."""
+    """Where one request goes; created by :meth:`parse`."""
 
     scheme: str
     host: str
@@ -67,70 +71,74 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """What the Host header says: IPv6 in brackets, the port only if it is not the usual one."""
+        """The Host header: IPv6 in brackets, the port only if it is not the default one."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     @classmethod
     def parse(cls, url: str) -> Target:
-        """Read a URL strictly: what two parsers could understand differently is refused."""
+        """Parse a URL strictly: a URL that two parsers could read differently is refused.
+
+        Raises:
+            BlockedURLError: not a plain http or https URL on port 80 or 443.
+        """
         if (problem := _odd_characters(url)) is not None:
             raise BlockedURLError(problem)
         try:
             parts = urllib3.util.parse_url(url)
         except urllib3.exceptions.LocationParseError as error:
-            raise BlockedURLError("this is no valid web address") from error
+            raise BlockedURLError("this is not a valid web address") from error
         if parts.scheme not in _PORTS:
             raise BlockedURLError("only http:// and https:// addresses are fetched")
         if parts.auth is not None:
-            raise BlockedURLError("the address holds a user name or password; leave them out")
+            raise BlockedURLError("the address contains a user name or password; leave them out")
         port = _PORTS[parts.scheme] if parts.port is None else parts.port
         if port not in _PORTS.values():
-            raise BlockedURLError(f"port {port} is not fetched; only 80 and 443 are")
+            raise BlockedURLError(f"port {port} is not allowed; only 80 and 443 are")
         return cls(parts.scheme, _host(parts.host or ""), port, parts.request_uri)
 
 
 def _odd_characters(url: str) -> str | None:
     if any(unicodedata.category(character).startswith("C") for character in url):
-        return "the address holds invisible or control characters; type it anew"
+        return "the address contains invisible or control characters; type it again"
     if any(character.isspace() or character == "\\" for character in url):
-        return "the address holds a space or backslash; one URL a line, a space is written %20"
+        return "the address contains a space or backslash; write one URL per line, and a space as %20"
     return None
 
 
 def _host(text: str) -> str:
-    """The name or address to look up, in lower case; IPv6 without its brackets."""
+    """The name or address to look up, in lower case; IPv6 without brackets."""
     if text.startswith("["):
         try:
             address = IPv6Address(text[1:-1])
         except ValueError as error:
-            raise BlockedURLError("this is no valid web address") from error
-        if address.scope_id is not None:  # a zone names a network card of this server
-            raise not_public(str(address))
+            raise BlockedURLError("this is not a valid web address") from error
+        if address.scope_id is not None:  # a zone is a network interface of this server
+            raise not_public_error(str(address))
         return str(address)
-    # One dot at the end is the same name, but certificates and local names lack it.
+    # A final dot does not change the name; certificates and local names are without it.
     name = text.lower().removesuffix(".")
     labels = name.split(".")
     if len(name) > 253 or not all(re.fullmatch("[a-z0-9_-]{1,63}", label) for label in labels):
-        raise BlockedURLError("this is no valid web address")
+        raise BlockedURLError("this is not a valid web address")
     if len(labels) == 1 or name.endswith(_LOCAL_NAMES):
-        raise not_public(name)
+        raise not_public_error(name)
     return name
 
 
-def not_public(host: str) -> BlockedURLError:
-    """The error that says so; it names the host as it was asked for, never what it resolved to."""
+def not_public_error(host: str) -> BlockedURLError:
+    """The error for a blocked host; names the host as requested, never the address it resolved to."""
     return BlockedURLError(
         f"{host} leads to a private or reserved address; only public web addresses are fetched"
     )
 
 
 def parse_urls(text: str, limits: Limits) -> tuple[list[str], list[Rejected]]:
-    """Read pasted URLs, one a line.
+    """Read pasted URLs, one per line.
 
     Returns:
-        The URLs in order, at most ``limits.urls``, and what was left out with the reason. A paste
-        of thousands of bad lines ends in one summary: never more than ``2 * limits.urls`` reasons.
+        The URLs in order, at most ``limits.urls``, and the rejected lines with reasons. A paste of thousands
+        of bad lines ends in one summary: at most ``2 * limits.urls`` rejections.
     """
     urls: list[str] = []
     rejected: list[Rejected] = []
@@ -159,7 +167,7 @@ def parse_urls(text: str, limits: Limits) -> tuple[list[str], list[Rejected]]:
 
 
 def _problem(line: str) -> str | None:
-    """What keeps a line from being a URL; whether it may be fetched is judged when it is."""
+    """Why a line is not a URL, or None; whether it may be fetched is checked later, by the fetch."""
     if len(line) > MAX_URL_LENGTH:
         return f"the line has {len(line)} characters; a URL may have {MAX_URL_LENGTH}"
     if (problem := _odd_characters(line)) is not None:

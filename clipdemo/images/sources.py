@@ -1,20 +1,19 @@
-"""Uploads, zips, URLs and samples: (name, bytes) one at a time, decoded a few at a time.
+"""Sources of images (uploads, zips, URLs, samples), read and decoded a few at a time.
 
-A :class:`Source` reads nothing until it is asked to, so an archive of ten thousand files costs no
-more than the images that are used. Nothing is ever written to disk.
+A :class:`Source` is read only when its image is needed, so an archive of ten thousand files costs only the
+images that are used. Everything stays in memory; nothing is written to disk.
 """
 
 from __future__ import annotations
 
 import io
 import re
-import struct
 import threading
 import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -25,34 +24,22 @@ from clipdemo.limits import Limits
 from clipdemo.types import ImageItem, Rejected
 
 MAX_ENTRIES = 10_000
-MAX_RATIO = 100  # images hardly shrink in a zip; see _unpacked_limit
+MAX_RATIO = 100  # unpacked to packed bytes; images hardly shrink in a zip, see _unpacked_limit
 
-Mark = TypeVar("Mark")
+Mark = TypeVar("Mark")  # whatever a caller puts between the sources, such as a Rejected
 
-_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # a first file, or the end of an empty archive
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # the first file, or the end of an empty archive
 _DIRECTORY_ENTRY = b"PK\x01\x02"
-_BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    LookupError,
-    OverflowError,
-    RuntimeError,  # also NotImplementedError: a zip feature that zipfile does not know
-    AssertionError,
-)
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file that has a name but has not been read yet.
+    """One file that is read later.
 
     Attributes:
         name: as in :class:`ImageItem`.
         kind: becomes :attr:`ImageItem.source`.
-        read: gives the whole file; safe to call from any thread, raises only ClipdemoError.
+        read: returns the whole file; callable from any thread; raises ClipdemoError or MemoryError.
     """
 
     name: str
@@ -61,14 +48,14 @@ class Source:
 
 
 class Decode(Protocol):
-    """The shape of ``decode_image``."""
+    """The signature of ``decode_image``."""
 
     def __call__(self, data: bytes, name: str, *, source: str, limits: Limits) -> ImageItem:
-        """Bytes to an item; raises ImageError."""
+        """Decode one file; raises ImageError."""
 
 
 def from_bytes(name: str, data: bytes, kind: str) -> Source:
-    """A source whose bytes are already here."""
+    """A source of bytes that are in memory already."""
     return Source(name, kind, lambda: data)
 
 
@@ -77,29 +64,30 @@ def expand(name: str, data: bytes, kind: str, limits: Limits) -> Iterator[Source
 
     Args:
         name: of the file; members are called ``name/path/in/the.zip``.
-        data: the whole file; whether it is a zip is told by its content.
-        kind: of a file that is no zip; members are of kind "zip".
+        data: the whole file; its content decides whether it is a zip.
+        kind: of a file that is not a zip; members have the kind "zip".
         limits: ``images`` and ``file_bytes`` bound the archive.
 
     Yields:
-        One :class:`Source` a file, one :class:`Rejected` for each member that is refused; only a
-        Rejected for an archive that is broken, empty or holds too many files.
+        A :class:`Source` for each file and a :class:`Rejected` for each refused member; a single Rejected for
+        an archive that is broken, empty or has too many files.
     """
     if not data.startswith(_ZIP_STARTS):
         yield from_bytes(name, data, kind)
         return
-    # Counted before zipfile builds an object for each: every entry of the directory starts so.
+    # Counted before zipfile creates an object for each: every entry of the directory starts with these bytes.
     entries = data.count(_DIRECTORY_ENTRY)
-    most = min(MAX_ENTRIES, max(2_000, 10 * limits.images))
-    if entries > most:
-        reason = f"the zip holds {entries:,} files; the limit is {most:,}; split it"
+    max_entries = min(MAX_ENTRIES, max(2_000, 10 * limits.images))
+    if entries > max_entries:
+        reason = f"the zip contains {entries:,} files; the limit is {max_entries:,}; split it"
         yield Rejected(name, "too many files", reason, "zip")
         return
+    broken = f"the zip is broken or cut off after {len(data):,} bytes; create or download it again"
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except _BROKEN_ZIP:
-        reason = f"the zip is broken or cut off after {len(data):,} bytes; create or download it again"
-        yield Rejected(name, ArchiveError.verdict, reason, "zip")
+        with translate_zip_errors(broken):
+            archive = zipfile.ZipFile(io.BytesIO(data))
+    except ArchiveError as error:
+        yield Rejected(name, error.verdict, str(error), "zip")
         return
     yield from _members(name, archive, limits, _unpacked_limit(len(data), limits))
 
@@ -113,38 +101,39 @@ def load(
     patience: float | None = None,
     decode: Decode = decode_image,
 ) -> Iterator[ImageItem | Rejected | Mark | None]:
-    """Read and decode in threads, in input order, and only a little ahead of whoever asks.
+    """Read and decode sources in threads; yields the results in input order.
 
-    A source that cannot be used becomes a :class:`Rejected`; the others go on. Closing or dropping
-    the iterator cancels what has not begun and does not wait for what has.
+    A source that cannot be used becomes a :class:`Rejected`; the others continue. Closing or dropping the
+    iterator cancels the sources that have not started, without waiting for those that have.
 
     Args:
-        sources: taken one by one, in the caller's thread; what is no Source comes out again in its place.
+        sources: taken one by one, in the caller's thread. Anything that is not a Source (a Mark) is yielded
+            unchanged in its place, so that the caller can tell what its results belong to.
         limits: for every image.
-        workers: threads; a decoding thread may need 4 bytes a pixel a few times over, a thread that
-            waits for the network needs nothing, so URLs may have more.
-        look_ahead: sources begun beyond those that the workers have in hand.
-        patience: seconds to wait for the next one; then None is yielded, so that whoever asks can do
-            something else and ask again. Without it, None never comes.
-        decode: what turns bytes into an item.
+        workers: threads. Decoding may need 4 bytes per pixel several times over; waiting for the network
+            needs nothing, so URLs may have more threads.
+        look_ahead: sources started beyond those that the threads are working on; bounds the memory.
+        patience: seconds to wait for the next result; then None is yielded, so that the caller can do
+            something else and ask again. Without it, None is never yielded.
+        decode: turns bytes into an item.
     """
     remaining = iter(sources)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="clipdemo-load")
-    begun: deque[Future[ImageItem | Rejected] | Mark] = deque()
+    started: deque[Future[ImageItem | Rejected] | Mark] = deque()
     try:
         while True:
-            for source in islice(remaining, workers + look_ahead - len(begun)):
+            for source in islice(remaining, workers + look_ahead - len(started)):
                 if isinstance(source, Source):
-                    begun.append(pool.submit(_load_one, source, limits, decode))
+                    started.append(pool.submit(_load_one, source, limits, decode))
                 else:
-                    begun.append(source)
-            if not begun:
+                    started.append(source)
+            if not started:
                 return
-            first = begun[0]
+            first = started[0]
             if isinstance(first, Future) and not wait([first], patience).done:
                 yield None
                 continue
-            begun.popleft()
+            started.popleft()
             yield first.result() if isinstance(first, Future) else first
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -156,8 +145,23 @@ def _load_one(source: Source, limits: Limits, decode: Decode) -> ImageItem | Rej
     except ClipdemoError as error:
         return Rejected(source.name, error.verdict, str(error), source.kind)
     except MemoryError:
-        reason = "this machine has not enough memory for it; make it smaller"
+        reason = "it does not fit into the memory of this machine; make it smaller"
         return Rejected(source.name, "too large", reason, source.kind)
+
+
+@contextmanager
+def translate_zip_errors(message: str) -> Iterator[None]:
+    """Turn what zipfile raises into an ArchiveError; MemoryError passes, as the zip may be fine.
+
+    Raises:
+        ArchiveError: with ``message``.
+    """
+    try:
+        yield
+    except (ClipdemoError, MemoryError):
+        raise
+    except Exception as error:  # third-party boundary: zipfile raises many types on damaged archives
+        raise ArchiveError(message) from error
 
 
 def _unpacked_limit(archive_bytes: int, limits: Limits) -> int:
@@ -172,12 +176,12 @@ def _unpacked_limit(archive_bytes: int, limits: Limits) -> int:
 def _members(
     name: str, archive: zipfile.ZipFile, limits: Limits, unpacked_limit: int
 ) -> Iterator[Source | Rejected]:
-    # Parsed once and shared; zipfile does not promise that this is safe in many threads, so members
-    # are unpacked one at a time. Decoding, which costs far more, still runs side by side.
+    # Members share one archive. zipfile does not promise thread safety, so they are unpacked one at a time;
+    # decoding, which costs far more, still runs in parallel.
     lock = threading.Lock()
     files = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info)]
     if not files:
-        yield Rejected(name, ArchiveError.verdict, "the zip holds no files; add images to it", "zip")
+        yield Rejected(name, ArchiveError.verdict, "the zip is empty; add images to it", "zip")
     unpacked = used = 0
     for info in files:
         member_name = f"{name}/{info.filename}"
@@ -185,7 +189,7 @@ def _members(
         if error is not None:
             yield Rejected(member_name, error.verdict, str(error), "zip")
             continue
-        # No member is unpacked beyond its declared size (see _reader), so this sum is a bound.
+        # Members are unpacked up to their declared size (see _reader), so this sum is a bound.
         unpacked += info.file_size
         if unpacked > unpacked_limit:
             reason = (
@@ -199,15 +203,15 @@ def _members(
 
 
 def _refusal(info: zipfile.ZipInfo, limits: Limits) -> ClipdemoError | None:
-    """Why a member is refused by what the directory says of it."""
+    """Why a member is refused, according to its entry in the directory; None if it is fine."""
     if _is_unsafe(info):
         return ArchiveError("its path leads out of the zip or hides where it leads; rename it")
     if info.flag_bits & 0x1:
         return ArchiveError("it is encrypted; create the zip without a password")
-    # bzip2 and lzma are refused too: rare, and lzma lets the file choose how much memory it takes.
+    # bzip2 and lzma are refused too: they are rare, and lzma lets the file choose how much memory it takes.
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         return ArchiveError(
-            f"it is packed by method {info.compress_type}; create the zip with deflate, as usual"
+            f"it is compressed with method {info.compress_type}; create the zip with deflate, the usual one"
         )
     if info.file_size > limits.file_bytes:
         return ImageTooLargeError(
@@ -218,8 +222,11 @@ def _refusal(info: zipfile.ZipInfo, limits: Limits) -> ClipdemoError | None:
 
 
 def _is_unsafe(info: zipfile.ZipInfo) -> bool:
-    """Nothing is written to disk here, but such a name is a trick and would be shown to people."""
-    # The original name still has what zipfile tidies away: backslashes and all after a NUL.
+    """Whether a path leads out of the zip or hides its end.
+
+    Nothing is written to disk, but such a name is a trick, and people would see it.
+    """
+    # The original name still has what zipfile cleans up: backslashes, and everything after a NUL.
     path = info.orig_filename
     return (
         path.startswith("/")
@@ -230,7 +237,7 @@ def _is_unsafe(info: zipfile.ZipInfo) -> bool:
 
 
 def _is_clutter(info: zipfile.ZipInfo) -> bool:
-    """Files that operating systems add unasked; an unsafe path is never passed over as clutter."""
+    """Whether an operating system added the file; an unsafe path never counts as clutter."""
     parts = [part for part in info.filename.split("/") if part != "."]
     return not _is_unsafe(info) and (
         "__MACOSX" in parts
@@ -241,13 +248,13 @@ def _is_clutter(info: zipfile.ZipInfo) -> bool:
 
 def _reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo, lock: threading.Lock) -> Callable[[], bytes]:
     def read() -> bytes:
-        try:
-            with lock, archive.open(info) as member:
-                # A member that declares less than it holds is unpacked no further than this, and
-                # then its checksum does not fit.
-                data = member.read(info.file_size + 1)
-        except _BROKEN_ZIP as error:
-            raise ArchiveError("it is damaged inside the zip; create or download the zip again") from error
+        with (
+            translate_zip_errors("it is damaged inside the zip; create or download the zip again"),
+            lock,
+            archive.open(info) as member,
+        ):
+            # A member larger than it declares is unpacked only this far; then its checksum does not match.
+            data = member.read(info.file_size + 1)
         if data.startswith(_ZIP_STARTS):
             raise ArchiveError("it is a zip inside the zip; unpack it and add its images")
         return data

@@ -17,7 +17,7 @@ from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.errors import TrainingError
 from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
-from clipdemo.images.locate import Locate
+from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.similarity import IntArray
@@ -75,7 +75,7 @@ class Pairs:
 
 def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes of it
     table: Table,
-    locate: Locate,
+    locate: Locator,
     limits: Limits,
     seed: int,
     known: Collection[str],

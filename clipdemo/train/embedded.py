@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from clipdemo import similarity
-from clipdemo.images.locate import in_folder
+from clipdemo.images.locate import folder_locator
 from clipdemo.limits import Limits
 from clipdemo.models.embedded import conse, projection
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
@@ -64,7 +64,7 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
         rows = tower_features.image_features(tower, items, cpu).numpy()
         cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
-    table, locate = open_table(path.name, lambda: path.open("rb")), in_folder(path.parent, limits)
+    table, locate = open_table(path.name, lambda: path.open("rb")), folder_locator(path.parent, limits)
     found = read_pairs(table, locate, limits, 0, cache.known, take, lambda *_: None)
     kept = found.pairs[found.split[found.pairs[:, 0]] != SPLITS.index("test")]
     images, image_of = np.unique(kept[:, 0], return_inverse=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.errors import FileMissingError, SettingError, TableError
-from clipdemo.images.locate import in_folder, shown
+from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.models.load import pick_device
 from clipdemo.models.trained import features as tower_features
@@ -173,7 +173,12 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Pr
             if pairs.image_count(split)
         }
     done = Trained(
-        shown(str(wanted.output)), history, figures, time.perf_counter() - started, device.type, pairs
+        printable_name(str(wanted.output)),
+        history,
+        figures,
+        time.perf_counter() - started,
+        device.type,
+        pairs,
     )
     with state.writing(wanted.output):
         write = trained_folder.write_atomically
@@ -202,7 +207,7 @@ def _open(wanted: TrainRun) -> Table:
     if not wanted.images.is_dir():
         raise FileMissingError(f"there is no folder of images {wanted.images}")
     state.check(wanted.output, resume=wanted.resume)
-    return open_table(shown(wanted.table.name), lambda: wanted.table.open("rb"))
+    return open_table(printable_name(wanted.table.name), lambda: wanted.table.open("rb"))
 
 
 def _joined(
@@ -230,7 +235,7 @@ def _joined(
             rows = tower_features.image_features(image_tower, items, device).cpu().numpy()
             kept.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
-    locate, known = in_folder(wanted.images, limits), kept.known if kept else set[str]()
+    locate, known = folder_locator(wanted.images, limits), kept.known if kept else set[str]()
     pairs = read_pairs(table, locate, limits, wanted.seed, known, take, reading)
     images = None
     if kept:
@@ -250,7 +255,7 @@ def _fine_tuned(
     """A checkpoint of the CLIP or SigLIP family that goes on learning, its pairs, and its name."""
     limits = Limits.from_environment()
     base = finetune.open_base(wanted.base or "")
-    locate = in_folder(wanted.images, limits)
+    locate = folder_locator(wanted.images, limits)
     pairs = read_pairs(table, locate, limits, wanted.seed, set(), lambda items: None, reading)
     photographs = Photographs(pairs.images, limits, wanted.seed)
     learner = finetune.WholeLearner(base, wanted.adapt, photographs, pairs.captions, device)

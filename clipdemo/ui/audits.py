@@ -13,7 +13,7 @@ from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import ClipdemoError, ReleasedCheckpointError
 from clipdemo.images import sources
-from clipdemo.images.locate import Locate, among
+from clipdemo.images.locate import Locator, upload_locator
 from clipdemo.limits import Limits
 from clipdemo.models import catalogue
 from clipdemo.samples import NEUTRAL_CAPTIONS, SAMPLES, sample_items, samples
@@ -46,7 +46,7 @@ class AuditJob(Job):
     page = "audit"
 
     def __init__(
-        self, table: Table, locate: Locate, view: View, engine: Engine, rejected: list[Rejected]
+        self, table: Table, locate: Locator, view: View, engine: Engine, rejected: list[Rejected]
     ) -> None:
         super().__init__()
         self.table, self.checkpoint, self.rejected = table, view.checkpoint, rejected
@@ -145,7 +145,7 @@ def current() -> AuditJob | None:
     return job if isinstance(job, AuditJob) else None
 
 
-def start(table: Table, locate: Locate, view: View, engine: Engine, rejected: list[Rejected]) -> None:
+def start(table: Table, locate: Locator, view: View, engine: Engine, rejected: list[Rejected]) -> None:
     """Start the audit of a table in this session.
 
     Raises:
@@ -159,14 +159,14 @@ def discard() -> None:
     jobs.discard(_NAME)
 
 
-def example() -> tuple[Table, Locate]:
+def example() -> tuple[Table, Locator]:
     """The sample photographs with a caption each, two of which are swapped."""
     data = (SAMPLES / "pairs.csv").read_bytes()
     files = [
         sources.from_bytes(sample.file, (SAMPLES / sample.file).read_bytes(), "sample")
         for sample in samples()
     ]
-    return open_table("example.csv", lambda: io.BytesIO(data)), among(files, Limits())
+    return open_table("example.csv", lambda: io.BytesIO(data)), upload_locator(files, Limits())
 
 
 def _duration(seconds: float) -> str:

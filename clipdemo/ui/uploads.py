@@ -6,7 +6,7 @@ import io
 
 from clipdemo.errors import TableError
 from clipdemo.images import sources
-from clipdemo.images.locate import Locate, among
+from clipdemo.images.locate import Locator, upload_locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import MEGABYTE, Limits
 from clipdemo.tables.table import Table, open_table, read_columns
@@ -59,7 +59,7 @@ def uploaded_columns(name: str, data: bytes, limits: Limits) -> tuple[str, ...]:
     return read_columns(name, lambda: io.BytesIO(data))
 
 
-def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locate, list[Rejected]]:
+def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locator, list[Rejected]]:
     """How the cells of a table lead to URLs, uploaded files and members of uploaded zips; and what was refused."""
     found: list[Source] = []
     rejected: list[Rejected] = []
@@ -69,7 +69,7 @@ def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Loca
                 rejected.append(item)
             else:
                 found.append(item)
-    return among(found, limits), rejected
+    return upload_locator(found, limits), rejected
 
 
 def check_image_bytes(total: int) -> None:

@@ -107,7 +107,7 @@ def test_random_bytes_give_an_image_error(start, rest):
     st.sampled_from(["PNG", "BMP", "JPEG", "WEBP", "GIF", "TIFF"]),
     st.sampled_from(["RGB", "L", "P"]),
 )
-def test_any_size_keeps_its_shape_and_bounds(width, height, kind, mode):
+def test_any_size_keeps_its_proportions_and_bounds(width, height, kind, mode):
     image = Image.new("L", (width, height), 100)
     image = image if (kind, mode) in {("JPEG", "P"), ("WEBP", "P")} else image.convert(mode)
     item = decode_image(encode(image, kind), "x")

@@ -41,6 +41,6 @@ def test_an_unusable_switch_says_which_variable():
         Limits.from_environment({"CLIPDEMO_ALLOW_URLS": "maybe"})
 
 
-def test_an_unusable_word_says_which_words_there_are():
+def test_an_unknown_word_lists_the_allowed_ones():
     with pytest.raises(SettingError, match=r"CLIPDEMO_TYPED_CHECKPOINTS.*none, hub, folders"):
         Limits.from_environment({"CLIPDEMO_TYPED_CHECKPOINTS": "all"})

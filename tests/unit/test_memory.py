@@ -37,11 +37,11 @@ def unified(
 
 @linux
 class TestOnLinux:
-    def test_without_any_limit_the_machine_counts_and_mapped_weights_are_taken(self, tmp_path):
+    def test_without_other_limits_the_machine_counts_and_mapped_weights_are_used_memory(self, tmp_path):
         machine(tmp_path)
         assert Memory(root=tmp_path).room() == Room(8_000_000 * 1024, 2_100_000 * 1024)
 
-    def test_no_control_groups_at_all_is_no_limit(self, tmp_path):
+    def test_without_control_groups_the_machine_is_the_limit(self, tmp_path):
         machine(tmp_path)
         (tmp_path / "proc/self/cgroup").unlink()
         assert Memory(root=tmp_path).room().limit == 8_000_000 * 1024
@@ -50,7 +50,7 @@ class TestOnLinux:
         machine(tmp_path)
         assert Memory(GB, root=tmp_path).room() == Room(GB, 500_000 * 1024)
 
-    def test_files_that_are_read_can_go_and_mapped_ones_cannot(self, tmp_path):
+    def test_cached_files_count_as_free_and_mapped_files_as_used(self, tmp_path):
         machine(tmp_path, cgroup="0::/app\n")
         stat = f"active_file {GB // 10}\ninactive_file {GB // 2}\nfile_mapped {GB // 5}\n"
         unified(tmp_path, "/app", 2 * GB, GB, stat=stat)
@@ -72,7 +72,7 @@ class TestOnLinux:
         unified(tmp_path, "", 2 * GB, GB)
         assert Memory(root=tmp_path).room() == Room(2 * GB, GB)
 
-    def test_version_1_with_other_controllers_beside(self, tmp_path):
+    def test_version_1_next_to_other_controllers(self, tmp_path):
         machine(tmp_path, cgroup="9:name=systemd:/\n4:cpu,memory:/app\n0::/\n")
         for folder, limit in (("", 9223372036854771712), ("/app", GB)):
             group = f"sys/fs/cgroup/memory{folder}"
@@ -81,7 +81,7 @@ class TestOnLinux:
             write(tmp_path, f"{group}/memory.stat", "total_inactive_file 200\ntotal_mapped_file 50\n")
         assert Memory(root=tmp_path).room() == Room(GB, 700 - 200 + 50)
 
-    def test_psutil_sees_this_machine_alike(self):
+    def test_the_figures_agree_with_psutil(self):
         psutil = pytest.importorskip("psutil")
         room = Memory().room()
         assert Memory().resident() == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
@@ -99,7 +99,7 @@ class TestOnLinux:
         assert Memory().resident() < before + 30_000_000
 
 
-def test_more_is_used_than_there_is_leaves_nothing():
+def test_free_memory_is_never_negative():
     assert Room(10, 12).free == 0
 
 
@@ -112,18 +112,18 @@ def test_more_is_used_than_there_is_leaves_nothing():
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )
-def test_every_failed_allocation_becomes_a_sentence(error):
+def test_every_failed_allocation_becomes_our_error(error):
     with pytest.raises(NotEnoughMemoryError, match="not enough for tiny"), translate_memory_errors("tiny"):
         raise error
 
 
-def test_other_errors_stay_what_they_are():
+def test_other_errors_pass_unchanged():
     with pytest.raises(RuntimeError, match="shapes"), translate_memory_errors("tiny"):
         raise RuntimeError("shapes do not fit")
 
 
 @linux
-def test_a_real_failed_allocation_in_a_forward_pass_is_a_sentence(colour_clip):
+def test_a_failed_allocation_in_a_forward_pass_becomes_our_error(colour_clip):
     code = (
         "import resource; from pathlib import Path; from PIL import Image\n"
         "from clipdemo import load_encoder; from clipdemo.errors import NotEnoughMemoryError\n"
@@ -153,29 +153,29 @@ class TestWeights:
         [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b'\x09\0\0\0\0\0\0\0{"a":{}} '],
         ids=["empty", "huge header", "no object", "no offsets"],
     )
-    def test_a_broken_file_counts_as_large_as_it_is(self, tmp_path, content):
+    def test_a_broken_file_counts_with_its_size_on_disk(self, tmp_path, content):
         (tmp_path / "model.safetensors").write_bytes(content)
         assert weight_bytes(tmp_path, 4) == len(content)
 
-    def test_a_pickle_counts_as_its_configuration_says(self, tmp_path):
+    def test_a_pickle_is_scaled_to_the_dtype_of_its_configuration(self, tmp_path):
         (tmp_path / "pytorch_model.bin").write_bytes(bytes(1000))
         assert weight_bytes(tmp_path, 4) == 1000
         (tmp_path / "config.json").write_text(json.dumps({"torch_dtype": "float16"}))
         assert weight_bytes(tmp_path, 4) == 2000
 
-    def test_a_configuration_that_names_more_than_the_files_hold_counts(self, tmp_path, colour_clip):
+    def test_the_configuration_counts_where_it_describes_more_than_the_files(self, tmp_path, colour_clip):
         config = json.loads((colour_clip / "config.json").read_text("utf-8"))
         config["vision_config"]["num_hidden_layers"] = 10**6
         (tmp_path / "config.json").write_text(json.dumps(config))
         width, inner = 32, 64
         assert weight_bytes(tmp_path, 4) > 4 * 10**6 * (4 * width * width + 2 * width * inner)
 
-    def test_of_several_variants_the_one_that_is_read_counts(self, tmp_path):
+    def test_only_the_variant_that_is_read_counts(self, tmp_path):
         for name in ("model.safetensors", "model.fp16.safetensors"):
             (tmp_path / name).write_bytes(b"1234")
         assert weight_bytes(tmp_path, 4) == 4
 
-    def test_what_is_not_there_takes_nothing(self, tmp_path):
+    def test_a_folder_without_weights_counts_as_nothing(self, tmp_path):
         assert weight_bytes(Path(tmp_path), 4) == 0
 
 

@@ -15,7 +15,8 @@ from stand_in_network import LIMITS, PUBLIC, SEALED, no_connection
 
 from clipdemo.errors import BlockedURLError, FetchError
 from clipdemo.images.addresses import is_public, parse_urls
-from clipdemo.images.fetch import Network, fetch_bytes
+from clipdemo.images.connection import Network
+from clipdemo.images.fetch import fetch_bytes
 from clipdemo.limits import Limits
 
 # --- which addresses ------------------------------------------------------------------------------
@@ -55,14 +56,14 @@ localhost LOCALHOST localhost. x.localhost db.internal printer.local router.home
 
 
 @pytest.mark.parametrize("host", ODD_HOSTS)
-def test_an_internal_address_is_blocked_however_it_is_spelled(host: str) -> None:
+def test_every_spelling_of_an_internal_address_is_blocked(host: str) -> None:
     for url in (f"http://{host}/", f"https://{host}:443/latest/meta-data"):
         with pytest.raises(BlockedURLError):
             fetch_bytes(url, LIMITS, network=SEALED)
 
 
 @pytest.mark.parametrize("host", ["127.1", "0x7f.1", "0177.0.0.1", "0xa9.0xfe.0xa9.0xfe"])
-def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host: str) -> None:
+def test_short_octal_and_hexadecimal_spellings_are_checked_after_resolution(host: str) -> None:
     with pytest.raises(BlockedURLError, match="private or reserved"):
         fetch_bytes(f"http://{host}/", LIMITS, network=SEALED)
 
@@ -78,7 +79,7 @@ def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host:
         ("http://a.test:22/", "port 22"),
         ("http://a.test:8080/", "port 8080"),
         ("http://a.test:0/", "port 0"),
-        ("http://a.test:99999/", "no valid web address"),
+        ("http://a.test:99999/", "not a valid web address"),
         ("http://me:secret@a.test/", "user name or password"),
         ("http://me@a.test/", "user name or password"),
         ("http://a.test@127.0.0.1/", "user name or password"),
@@ -86,18 +87,18 @@ def test_short_octal_and_hexadecimal_spellings_are_judged_after_resolution(host:
         ("http://a.test /", "space"),
         ("http://a.test/\r\nHost: b", "control"),
         ("http://a\u200b.test/", "invisible"),
-        ("http:///image", "no valid web address"),
-        ("http://", "no valid web address"),
-        ("http://a..test/", "no valid web address"),
-        ("http://[::1/", "no valid web address"),
-        ("http://[1.2.3.4]/", "no valid web address"),
-        (f"http://{'a' * 64}.test/", "no valid web address"),
-        (f"http://{'a.' * 130}test/", "no valid web address"),
-        ("http://a,b.test/", "no valid web address"),
+        ("http:///image", "not a valid web address"),
+        ("http://", "not a valid web address"),
+        ("http://a..test/", "not a valid web address"),
+        ("http://[::1/", "not a valid web address"),
+        ("http://[1.2.3.4]/", "not a valid web address"),
+        (f"http://{'a' * 64}.test/", "not a valid web address"),
+        (f"http://{'a.' * 130}test/", "not a valid web address"),
+        ("http://a,b.test/", "not a valid web address"),
         (f"http://a.test/{'x' * 2000}", "2014 characters"),
     ],
 )
-def test_a_url_of_another_shape_is_blocked_before_any_lookup(url: str, sentence: str) -> None:
+def test_an_unsupported_url_is_blocked_before_any_lookup(url: str, sentence: str) -> None:
     with pytest.raises(BlockedURLError, match=sentence):
         fetch_bytes(url, LIMITS, network=Network(resolve=no_connection, connect=no_connection))
 
@@ -105,7 +106,7 @@ def test_a_url_of_another_shape_is_blocked_before_any_lookup(url: str, sentence:
 # --- pasted text ----------------------------------------------------------------------------------
 
 
-def test_urls_are_read_one_a_line() -> None:
+def test_urls_are_read_one_per_line() -> None:
     text = "\n  https://a.test/1.jpg \r\n\r\nHTTP://b.test\rhttp://c.test/#top\n"
     urls, rejected = parse_urls(text, LIMITS)
     assert urls == ["https://a.test/1.jpg", "HTTP://b.test", "http://c.test/#top"]
@@ -122,13 +123,13 @@ def test_urls_are_read_one_a_line() -> None:
         ("data:image/png;base64,AAAA", "only web addresses"),
         ("http://", "only web addresses"),
         ("https:a.test", "only web addresses"),
-        ("http://a.test/1 http://a.test/2", "one URL a line"),
+        ("http://a.test/1 http://a.test/2", "one URL per line"),
         ("http://a.test/\x00", "control"),
         ("http://a.test/\u202egpj", "invisible"),
         ("http://a.test/" + "x" * 1987, "2001 characters"),
     ],
 )
-def test_a_line_that_is_no_url_is_rejected_with_a_hint(line: str, reason: str) -> None:
+def test_a_line_that_is_not_a_url_is_rejected_with_a_hint(line: str, reason: str) -> None:
     urls, [rejected] = parse_urls(line, LIMITS)
     assert not urls
     assert (rejected.verdict, rejected.source) == ("not a URL", "url")
@@ -171,7 +172,7 @@ def test_a_paste_of_thousands_of_lines_ends_in_one_summary() -> None:
     ).map("".join),
     most=st.integers(1, 4),
 )
-def test_any_text_gives_urls_or_reasons(text: str, most: int) -> None:
+def test_any_text_becomes_urls_or_rejections(text: str, most: int) -> None:
     urls, rejected = parse_urls(text, Limits(urls=most))
     assert len(urls) <= most
     assert len(rejected) <= 2 * most
@@ -182,7 +183,7 @@ def test_any_text_gives_urls_or_reasons(text: str, most: int) -> None:
 
 @settings(deadline=None)
 @given(rest=st.text(max_size=60))
-def test_any_url_gives_bytes_or_one_of_our_errors(rest: str) -> None:
+def test_any_url_raises_one_of_our_errors(rest: str) -> None:
     def unknown(*_: object, **__: object) -> list[tuple]:
         raise socket.gaierror
 

@@ -138,7 +138,7 @@ def quarters():
 
 @pytest.mark.parametrize("number", UPRIGHT)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
-def test_the_camera_position_is_undone(kind, number, quarters):
+def test_the_exif_orientation_is_applied(kind, number, quarters):
     options = {"tiffinfo": {274: number}} if kind == "TIFF" else {"exif": orientation(number)}
     item = decode_image(encode(quarters, kind, **options), "x")
     assert (item.width, item.height) == ((128, 64) if number < 5 else (64, 128))
@@ -147,7 +147,7 @@ def test_the_camera_position_is_undone(kind, number, quarters):
     assert all(close(*pair, 60) for pair in zip(corners(item), expected, strict=True))
 
 
-def test_a_turned_heic_is_turned_once():
+def test_the_orientation_of_a_heic_is_applied_once():
     heif = pillow_heif.from_pillow(halves())
     heif.info["exif"] = orientation(6)
     buffer = io.BytesIO()
@@ -160,7 +160,7 @@ def test_a_turned_heic_is_turned_once():
     assert close(bottom_left, BLUE)
 
 
-def test_a_large_turned_photo_keeps_its_true_size():
+def test_a_large_rotated_photo_keeps_its_true_size():
     item = decode_image(encode(halves(size=(2000, 1000)), "JPEG", exif=orientation(6)), "x")
     assert (item.width, item.height) == (1000, 2000)
     assert item.image.size == (384, 768)
@@ -171,7 +171,7 @@ def test_a_large_turned_photo_keeps_its_true_size():
 @pytest.mark.parametrize(
     "block", [b"garbage!", b"", b"II*\0\xff\xff\xff\x7f", orientation(6)[6:18], orientation(99)]
 )
-def test_a_broken_exif_block_leaves_the_image_unturned(kind, block):
+def test_a_broken_exif_block_is_ignored(kind, block):
     item = decode_image(encode(halves(), kind, exif=b"Exif\0\0" + block), "x")
     assert (item.width, item.height) == (80, 40)
 
@@ -221,7 +221,7 @@ def test_a_jpeg_decoded_small_looks_like_one_decoded_whole(side):
     assert apart.mean() < 1  # of 255 levels
 
 
-def test_a_large_jpeg_is_decoded_small_yet_never_below_the_copy(monkeypatch):
+def test_a_large_jpeg_is_decoded_at_a_reduced_size_above_the_copy(monkeypatch):
     seen = []
     draft = Image.Image.reduce
     monkeypatch.setattr(
@@ -248,7 +248,7 @@ def test_the_thumbnail_is_a_jpeg_of_the_copy():
     assert close(thumbnail.getpixel((315, 5)), BLUE)
 
 
-def test_no_thumbnail_is_made_where_none_is_wanted():
+def test_the_thumbnail_is_optional():
     data = encode(halves(size=(800, 400)), "PNG")
     bare, full = decode_image(data, "x", thumbnail=False), decode_image(data, "x")
     assert not bare.thumbnail
@@ -256,7 +256,7 @@ def test_no_thumbnail_is_made_where_none_is_wanted():
     assert bare.image == full.image
 
 
-def test_position_and_profile_do_not_travel_on():
+def test_gps_position_and_profile_are_dropped():
     exif = Image.Exif()
     exif[271] = "secret camera"
     options = {"exif": exif, "comment": b"secret", "icc_profile": swapped_profile("odd!")}
@@ -268,7 +268,7 @@ def test_position_and_profile_do_not_travel_on():
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_item_keeps_neither_file_nor_original(kind, monkeypatch):
+def test_the_item_releases_the_file_and_the_original(kind, monkeypatch):
     streams = []
 
     class Stream(io.BytesIO):
@@ -285,7 +285,7 @@ def test_the_item_keeps_neither_file_nor_original(kind, monkeypatch):
     assert type(item.image) is Image.Image
 
 
-def test_only_image_errors_come_out_whatever_the_codec_raises(monkeypatch):
+def test_whatever_the_codec_raises_becomes_an_image_error(monkeypatch):
     data = encode(halves(), "PNG")
     for error in (MemoryError, RecursionError, struct.error, KeyError, OverflowError, EOFError):
         monkeypatch.setattr("clipdemo.images.decode._thumbnail", _raiser(error))
@@ -300,7 +300,7 @@ def _raiser(error):
     return fail
 
 
-def test_warnings_as_errors_do_not_escape_either():
+def test_warnings_as_errors_become_an_image_error():
     data = encode(halves(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -33,8 +33,9 @@ from clipdemo.errors import (
     RedirectRefusedError,
     UnreachableURLError,
 )
-from clipdemo.images import fetch
-from clipdemo.images.fetch import Network, fetch_bytes, fetch_image
+from clipdemo.images import connection, fetch
+from clipdemo.images.connection import Network
+from clipdemo.images.fetch import fetch_bytes, fetch_image
 from clipdemo.limits import Limits
 
 HASTY = Limits(file_bytes=1_000_000, url_seconds=0.3)
@@ -68,7 +69,7 @@ def test_fetch_image_decodes_under_the_name_of_its_url(server: LoopbackServer) -
     assert item.sha256 == hashlib.sha256(IMAGE).hexdigest()
 
 
-def test_the_request_is_plain_and_says_who_asks(
+def test_the_request_sends_few_headers_and_names_clipdemo(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
@@ -97,7 +98,7 @@ def test_no_cookie_survives_a_redirect(server: LoopbackServer) -> None:
     assert all("Cookie" not in headers for _, headers in server.requests)
 
 
-def test_a_name_in_another_script_is_asked_for_in_its_ascii_form(server: LoopbackServer) -> None:
+def test_an_international_name_is_looked_up_in_its_ascii_form(server: LoopbackServer) -> None:
     world = World(server)
     fetch_bytes("http://bücher.test/image", LIMITS, network=world)
     assert world.lookups == ["xn--bcher-kva.test"]
@@ -119,7 +120,7 @@ def test_one_private_answer_blocks_the_whole_name(server: LoopbackServer, answer
     )
 
 
-def test_a_name_that_changes_its_address_is_connected_where_it_was_judged(
+def test_a_name_that_changes_its_address_is_connected_where_it_was_checked(
     server: LoopbackServer,
 ) -> None:
     world = World(server, [PUBLIC], ["127.0.0.1"])
@@ -127,7 +128,7 @@ def test_a_name_that_changes_its_address_is_connected_where_it_was_judged(
     assert (world.lookups, world.connections) == (["rebind.test"], [(PUBLIC, 80)])
 
 
-def test_a_name_that_changes_its_address_is_judged_again_after_a_redirect(
+def test_a_name_that_changes_its_address_is_checked_again_after_a_redirect(
     server: LoopbackServer,
 ) -> None:
     world = World(server, [PUBLIC], ["127.0.0.1"])
@@ -137,10 +138,10 @@ def test_a_name_that_changes_its_address_is_judged_again_after_a_redirect(
     assert world.connections == [(PUBLIC, 80)]
 
 
-def test_the_server_never_asks_itself_even_if_the_judge_would_let_it(
+def test_the_server_never_connects_to_itself_even_if_the_check_allows_it(
     server: LoopbackServer,
 ) -> None:
-    world = World(server, ["127.0.0.1"], judge=lambda _: True)
+    world = World(server, ["127.0.0.1"], is_allowed=lambda _: True)
     with pytest.raises(BlockedURLError):
         fetch_bytes("http://me.test/image", LIMITS, network=world)
     assert not server.requests
@@ -211,7 +212,7 @@ def test_a_redirect_to_a_blocked_address_is_refused(server: LoopbackServer, targ
 
 
 @pytest.mark.parametrize("route", ["bomb", "huge-length", "endless", "endless-chunks", "endless-trailers"])
-def test_an_answer_over_the_limit_is_cut_off_before_it_fills_the_memory(
+def test_a_response_over_the_limit_is_cut_off_before_it_fills_the_memory(
     server: LoopbackServer, route: str
 ) -> None:
     tracemalloc.start()
@@ -232,19 +233,19 @@ def test_a_file_of_exactly_the_limit_arrives(server: LoopbackServer) -> None:
 
 
 @pytest.mark.parametrize("route", ["drip-body", "drip-headers", "silent"])
-def test_a_slow_answer_is_given_up(server: LoopbackServer, route: str) -> None:
+def test_a_slow_response_times_out(server: LoopbackServer, route: str) -> None:
     start = time.monotonic()
     with pytest.raises(FetchTimeoutError, match=r"after 0\.3 seconds"):
         fetch_bytes(f"http://a.test/{route}", HASTY, network=World(server))
     assert time.monotonic() - start < 10 * HASTY.url_seconds
 
 
-def test_headers_without_end_are_given_up(server: LoopbackServer) -> None:
+def test_endless_headers_are_cut_off(server: LoopbackServer) -> None:
     with pytest.raises((FetchTimeoutError, FetchTooLargeError)):
         fetch_bytes("http://a.test/endless-continue", HASTY, network=World(server))
 
 
-def test_a_slow_lookup_is_given_up(server: LoopbackServer) -> None:
+def test_a_slow_lookup_times_out(server: LoopbackServer) -> None:
     answer = threading.Event()
     try:
         with pytest.raises(FetchTimeoutError):
@@ -253,7 +254,7 @@ def test_a_slow_lookup_is_given_up(server: LoopbackServer) -> None:
         answer.set()
 
 
-def test_a_slow_connection_is_given_up() -> None:
+def test_a_slow_connection_times_out() -> None:
     def connect(_address: tuple[str, int], seconds: float) -> socket.socket:
         time.sleep(seconds)
         raise TimeoutError
@@ -265,7 +266,7 @@ def test_a_slow_connection_is_given_up() -> None:
         fetch_bytes("http://a.test/", HASTY, network=Network(resolve=resolve, connect=connect))
 
 
-def test_a_slow_handshake_is_given_up(server: LoopbackServer) -> None:
+def test_a_slow_handshake_times_out(server: LoopbackServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:  # accepts, never speaks TLS
 
         def connect(_address: tuple[str, int], seconds: float) -> socket.socket:
@@ -291,7 +292,7 @@ def test_no_more_than_eight_urls_are_fetched_at_once(
     def hold() -> None:
         fetch_bytes("http://a.test/image", LIMITS, network=Waiting(server))
 
-    threads = [threading.Thread(target=hold) for _ in range(fetch.MAX_CONNECTIONS)]
+    threads = [threading.Thread(target=hold) for _ in range(connection.MAX_CONNECTIONS)]
     for thread in threads:
         thread.start()
     try:
@@ -314,12 +315,12 @@ def test_a_status_other_than_200_is_named(server: LoopbackServer, status: int) -
         fetch_bytes(f"http://a.test/status/{status}", LIMITS, network=World(server))
 
 
-def test_a_redirect_that_leads_nowhere_is_a_status(server: LoopbackServer) -> None:
+def test_a_redirect_without_a_location_is_reported_with_its_status(server: LoopbackServer) -> None:
     with pytest.raises(UnreachableURLError, match="status 302"):
         fetch_bytes("http://a.test/status/302", LIMITS, network=World(server))
 
 
-def test_a_web_page_is_told_from_an_image(server: LoopbackServer) -> None:
+def test_a_web_page_is_refused_with_its_type(server: LoopbackServer) -> None:
     with pytest.raises(NotAnImageError) as caught:
         fetch_bytes("http://a.test/typed/Text/HTML;charset=x", LIMITS, network=World(server))
     assert str(caught.value) == (
@@ -329,13 +330,13 @@ def test_a_web_page_is_told_from_an_image(server: LoopbackServer) -> None:
 
 
 @pytest.mark.parametrize("kind", ["application/json", "image/svg+xml", "application/xhtml+xml"])
-def test_other_answers_that_cannot_be_an_image_are_named(server: LoopbackServer, kind: str) -> None:
+def test_other_types_that_are_not_images_are_refused(server: LoopbackServer, kind: str) -> None:
     with pytest.raises(NotAnImageError, match="not to an image"):
         fetch_bytes(f"http://a.test/typed/{kind}", LIMITS, network=World(server))
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "text/plain", "image/unheard-of"])
-def test_an_unclear_type_is_left_to_the_decoder(server: LoopbackServer, kind: str) -> None:
+def test_an_ambiguous_type_is_left_to_the_decoder(server: LoopbackServer, kind: str) -> None:
     assert fetch_bytes(f"http://a.test/typed/{kind}", LIMITS, network=World(server))
 
 
@@ -343,13 +344,13 @@ def test_an_unclear_type_is_left_to_the_decoder(server: LoopbackServer, kind: st
     "route",
     ["closes-at-once", "closes-early", "not-http", "unpackable", "negative-chunk", "packed/br"],
 )
-def test_a_broken_answer_is_not_reachable(server: LoopbackServer, route: str) -> None:
+def test_a_malformed_response_is_reported_as_unreachable(server: LoopbackServer, route: str) -> None:
     with pytest.raises(UnreachableURLError, match=r"a\.test"):
         fetch_bytes(f"http://a.test/{route}", LIMITS, network=World(server))
 
 
 @pytest.mark.parametrize("target", ["http://[", "http://[::1"])
-def test_a_broken_redirect_is_a_sentence_too(server: LoopbackServer, target: str) -> None:
+def test_a_broken_redirect_raises_one_of_our_errors(server: LoopbackServer, target: str) -> None:
     server.redirect_target = target
     with pytest.raises(FetchError):
         fetch_bytes("http://a.test/redirect", LIMITS, network=World(server))
@@ -379,7 +380,7 @@ def test_a_broken_redirect_is_a_sentence_too(server: LoopbackServer, target: str
         | st.binary(max_size=20)
     ),
 )
-def test_whatever_a_server_sends_gives_bytes_or_one_of_our_errors(
+def test_whatever_a_server_sends_becomes_bytes_or_one_of_our_errors(
     server: LoopbackServer, head: bytes, fields: list[bytes]
 ) -> None:
     server.raw_answer = head + b"".join(fields)
@@ -388,7 +389,7 @@ def test_whatever_a_server_sends_gives_bytes_or_one_of_our_errors(
         assert len(data) <= LIMITS.file_bytes
 
 
-def test_an_unknown_name_and_a_closed_port_are_not_reachable(server: LoopbackServer) -> None:
+def test_an_unknown_name_and_a_closed_port_are_unreachable(server: LoopbackServer) -> None:
     def unknown(*_: object, **__: object) -> list[tuple]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -402,7 +403,7 @@ def test_an_unknown_name_and_a_closed_port_are_not_reachable(server: LoopbackSer
         fetch_bytes("http://a.test/", LIMITS, network=Network(resolve=resolve, connect=refused))
 
 
-def test_a_server_that_fetches_nothing_says_so() -> None:
+def test_a_server_with_urls_switched_off_says_so() -> None:
     with pytest.raises(BlockedURLError, match="does not fetch"):
         fetch_bytes("http://a.test/", Limits(urls_allowed=False), network=SEALED)
 
@@ -410,7 +411,7 @@ def test_a_server_that_fetches_nothing_says_so() -> None:
 # --- https ----------------------------------------------------------------------------------------
 
 
-def our_trust() -> ssl.SSLContext:
+def our_tls_context() -> ssl.SSLContext:
     return ssl.create_default_context(cadata=CERTIFICATE[CERTIFICATE.index("-----BEGIN CERT") :])
 
 
@@ -422,7 +423,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackSer
 
 def test_https_checks_the_name_and_not_the_address(tls_server: LoopbackServer) -> None:
     tls_server.tls_names.clear()
-    world = World(tls_server, trust=our_trust)
+    world = World(tls_server, tls_context=our_tls_context)
     assert fetch_bytes("https://pictures.test./image", LIMITS, network=world) == IMAGE
     assert tls_server.tls_names == ["pictures.test"]
     assert tls_server.requests[-1][1]["Host"] == "pictures.test"
@@ -430,24 +431,26 @@ def test_https_checks_the_name_and_not_the_address(tls_server: LoopbackServer) -
 
 
 def test_a_certificate_for_another_name_is_refused(tls_server: LoopbackServer) -> None:
-    with pytest.raises(UnreachableURLError, match=r"other\.test has no valid certificate"):
-        fetch_bytes("https://other.test/image", LIMITS, network=World(tls_server, trust=our_trust))
+    with pytest.raises(UnreachableURLError, match=r"other\.test lacks a valid https certificate"):
+        fetch_bytes(
+            "https://other.test/image", LIMITS, network=World(tls_server, tls_context=our_tls_context)
+        )
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(tls_server: LoopbackServer) -> None:
-    with pytest.raises(UnreachableURLError, match="no valid certificate"):
+def test_an_untrusted_certificate_is_refused(tls_server: LoopbackServer) -> None:
+    with pytest.raises(UnreachableURLError, match="lacks a valid https certificate"):
         fetch_bytes("https://pictures.test/image", LIMITS, network=World(tls_server))
 
 
-def test_a_slow_body_is_given_up_over_https_too(tls_server: LoopbackServer) -> None:
+def test_a_slow_response_over_https_times_out(tls_server: LoopbackServer) -> None:
     with pytest.raises(FetchTimeoutError):
         fetch_bytes(
             "https://pictures.test/drip-headers",
             HASTY,
-            network=World(tls_server, trust=our_trust),
+            network=World(tls_server, tls_context=our_tls_context),
         )
 
 
-def test_https_asked_of_a_plain_server_is_not_reachable(server: LoopbackServer) -> None:
+def test_https_to_a_plain_http_server_is_unreachable(server: LoopbackServer) -> None:
     with pytest.raises(UnreachableURLError):
         fetch_bytes("https://a.test/image", LIMITS, network=World(server))

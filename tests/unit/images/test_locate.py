@@ -8,7 +8,7 @@ from pictures import png
 
 from clipdemo.errors import BlockedURLError, FileMissingError, ImageTooLargeError
 from clipdemo.images import sources
-from clipdemo.images.locate import among, given, in_folder
+from clipdemo.images.locate import folder_locator, read_arguments, upload_locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.types import Rejected
@@ -19,7 +19,7 @@ LIMITS = Limits(file_bytes=1000)
 def test_a_path_is_read_from_the_folder(tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.jpg").write_bytes(b"bytes")
-    locate = in_folder(tmp_path, LIMITS)
+    locate = folder_locator(tmp_path, LIMITS)
     assert locate("inner/a.jpg").read() == b"bytes"
     assert locate("inner\\a.jpg").read() == b"bytes"
     assert locate("./inner/../inner/a.jpg").read() == b"bytes"
@@ -32,18 +32,18 @@ def test_nothing_outside_the_folder_is_read(tmp_path, cell):
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(FileMissingError, match="outside"):
-        in_folder(folder, LIMITS)(cell).read()
+        folder_locator(folder, LIMITS)(cell).read()
 
 
-def test_what_is_no_file_is_named(tmp_path):
-    locate = in_folder(tmp_path, LIMITS)
+def test_a_cell_that_is_not_a_readable_file_says_why(tmp_path):
+    locate = folder_locator(tmp_path, LIMITS)
     (tmp_path / "big.jpg").write_bytes(b"0" * 1001)
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(FileMissingError, match="No such file"):
         locate("missing.jpg").read()
-    with pytest.raises(FileMissingError, match="file: are not read"):
+    with pytest.raises(FileMissingError, match="file: addresses are not read"):
         locate((tmp_path / "big.jpg").as_uri()).read()
-    with pytest.raises(FileMissingError, match=r"no path|characters"):
+    with pytest.raises(FileMissingError, match=r"not the path|characters"):
         locate("a\0b").read()
     with pytest.raises(FileMissingError, match="not a file"):
         locate("pipe.jpg").read()
@@ -55,7 +55,7 @@ def test_what_is_no_file_is_named(tmp_path):
 
 def test_a_private_url_is_blocked(tmp_path):
     with pytest.raises(BlockedURLError):
-        in_folder(tmp_path, LIMITS)("http://127.0.0.1/a.jpg").read()
+        folder_locator(tmp_path, LIMITS)("http://127.0.0.1/a.jpg").read()
 
 
 def test_uploads_are_found_by_name_or_the_end_of_their_path():
@@ -67,7 +67,7 @@ def test_uploads_are_found_by_name_or_the_end_of_their_path():
         "photos.zip/dogs/tom.jpg",
         "photos.zip/dogs/rex.jpg",
     ]
-    locate = among([sources.from_bytes(name, name.encode(), "upload") for name in names], LIMITS)
+    locate = upload_locator([sources.from_bytes(name, name.encode(), "upload") for name in names], LIMITS)
     assert locate("a.jpg").read() == b"a.jpg"
     assert locate("rex.jpg").read() == b"photos.zip/dogs/rex.jpg"
     assert locate("cats\\tom.jpg").read() == b"photos.zip/cats/tom.jpg"
@@ -89,23 +89,23 @@ def test_arguments_name_files_folders_and_zips(tmp_path):
         archive.writestr("in.png", png())
     (tmp_path / "z.zip").write_bytes(bundle.getvalue())
     limits = Limits()
-    found = list(given([str(folder), str(tmp_path / "z.zip"), str(tmp_path / "gone.jpg")], limits))
-    assert [thing.name for thing in found[:3]] == ["a.jpg", "b.PNG", "z.zip/in.png"]
-    assert all(isinstance(thing, Source) for thing in found)
+    found = list(read_arguments([str(folder), str(tmp_path / "z.zip"), str(tmp_path / "gone.jpg")], limits))
+    assert [source.name for source in found[:3]] == ["a.jpg", "b.PNG", "z.zip/in.png"]
+    assert all(isinstance(source, Source) for source in found)
     with pytest.raises(FileMissingError):
         found[3].read()
 
 
 def test_a_folder_without_images_says_so(tmp_path):
-    (only,) = given([str(tmp_path)], LIMITS)
+    (only,) = read_arguments([str(tmp_path)], LIMITS)
     assert isinstance(only, Rejected)
     assert "no image files" in only.reason
 
 
-def test_a_member_with_an_endless_path_costs_no_memory():
+def test_a_member_with_a_very_long_path_costs_little_memory():
     source = sources.from_bytes("a/" * 30_000 + "x.jpg", b"", "zip")
     tracemalloc.start()
-    locate = among([source], LIMITS)
+    locate = upload_locator([source], LIMITS)
     assert locate("a/x.jpg").read() == b""
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -55,7 +55,7 @@ def test_rejections_pass_through_in_their_place():
     assert list(load(given, LIMITS))[1] is rejected
 
 
-def test_an_error_while_reading_becomes_a_rejection_with_its_own_words():
+def test_an_error_while_reading_becomes_a_rejection_with_its_message():
     def read():
         raise UnreachableURLError("host answered with status 404")
 
@@ -68,7 +68,7 @@ def test_the_limits_reach_the_decoder():
     assert rejected.verdict == "too large"
 
 
-def test_a_mistake_of_ours_is_not_hidden():
+def test_a_bug_is_not_hidden():
     def read():
         raise ZeroDivisionError
 
@@ -91,7 +91,7 @@ def test_nothing_is_read_before_the_first_is_asked_for():
     found.close()
 
 
-def test_no_more_is_begun_than_workers_and_look_ahead():
+def test_no_more_sources_start_than_workers_and_look_ahead():
     begun = []
     found = load(counting(50, begun), LIMITS, workers=2, look_ahead=3)
     for taken in range(1, 6):
@@ -120,7 +120,7 @@ def wait_until_no_loader_threads():
 
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
-def test_leaving_early_does_not_wait_and_begins_nothing_more(leave):
+def test_leaving_early_does_not_wait_and_starts_nothing_more(leave):
     release, begun = threading.Event(), []
 
     def make(index):
@@ -161,7 +161,7 @@ def test_a_failing_list_of_sources_fails_loudly_and_leaves_no_threads():
     wait_until_no_loader_threads()
 
 
-def test_whoever_asks_may_do_something_else_while_a_slow_source_is_read():
+def test_a_caller_with_patience_gets_none_while_a_slow_source_is_read():
     go = threading.Event()
 
     def slow():
