@@ -65,6 +65,13 @@ class Limits:
         )
 
 
+def format_bytes(count: int) -> str:
+    """A number of bytes as text: "0.3 MB", "94 MB", "1.7 GB"."""
+    if count >= 999_500_000:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 9_950_000 else f"{count / 1e6:.1f} MB"
+
+
 def _number(environment: Mapping[str, str], name: str, default: float, least: float = 0) -> float:
     text = environment.get(name, "").strip()
     if not text:

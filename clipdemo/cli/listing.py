@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from clipdemo.models.catalogue import CATALOGUE, CatalogueEntry, format_bytes
+from clipdemo.limits import format_bytes
+from clipdemo.models.catalogue import CATALOGUE, CatalogueEntry
 from clipdemo.models.load import is_local
 
 

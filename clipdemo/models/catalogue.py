@@ -238,10 +238,3 @@ def title(checkpoint_id: str) -> str:
     """The name of a checkpoint for people: its title, or the last part of its id."""
     entry = CATALOGUE.get(checkpoint_id)
     return entry.title if entry else checkpoint_id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
-
-
-def format_bytes(count: int) -> str:
-    """A number of bytes as text: "0.3 MB", "94 MB", "1.7 GB"."""
-    if count >= 999_500_000:
-        return f"{count / 1e9:.1f} GB"
-    return f"{count / 1e6:.0f} MB" if count >= 9_950_000 else f"{count / 1e6:.1f} MB"

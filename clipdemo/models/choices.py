@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipdemo.errors import CheckpointNotFoundError
-from clipdemo.limits import Typed
+from clipdemo.limits import Typed, format_bytes
 from clipdemo.models import hub, load
-from clipdemo.models.catalogue import CATALOGUE, format_bytes, title
+from clipdemo.models.catalogue import CATALOGUE, title
 
 MAX_LENGTH = 1_000  # characters of a typed name; paths are shorter
 _SEPARATOR = " · "  # between a title and its status in the picker

@@ -15,9 +15,10 @@ from weakref import WeakKeyDictionary
 
 from clipdemo import memory
 from clipdemo.errors import LoadAbandonedError, NotEnoughMemoryError
+from clipdemo.limits import format_bytes
 from clipdemo.memory import Memory
 from clipdemo.models.cache import CachedEncoder
-from clipdemo.models.catalogue import CATALOGUE, EMBEDDED, format_bytes, title
+from clipdemo.models.catalogue import CATALOGUE, EMBEDDED, title
 
 # A visitor who reads a page runs no script; after a quarter of an hour the checkpoint may be released.
 CLAIM_SECONDS = 15 * 60.0

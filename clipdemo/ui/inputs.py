@@ -9,7 +9,7 @@ import streamlit as st
 from clipdemo.errors import CaptionError
 from clipdemo.images import addresses, fetch, sources
 from clipdemo.images.sources import Source
-from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.limits import Limits, format_bytes
 from clipdemo.models import catalogue
 from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.samples import SAMPLE_CAPTIONS, sample_items, sample_sets
@@ -137,7 +137,7 @@ def _fetch(workspace: Workspace, urls: list[str], limits: Limits) -> None:
 
 def _contents(workspace: Workspace, samples: tuple[ImageItem, ...], limits: Limits) -> None:
     pixel_bytes = sum(3 * item.image.width * item.image.height for item in workspace.items.values())
-    own = f", {len(workspace.items)} of your own ({pixel_bytes / MEGABYTE:.1f} MB)" if workspace.items else ""
+    own = f", {len(workspace.items)} of your own ({format_bytes(pixel_bytes)})" if workspace.items else ""
     st.caption(f"**{len(samples) + len(workspace.items)} images**: {len(samples)} samples{own}.")
     views.show_rejected(workspace.rejected)
     if (workspace.items or workspace.rejected or workspace.urls) and st.button(

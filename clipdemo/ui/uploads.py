@@ -8,7 +8,7 @@ from clipdemo.errors import TableError
 from clipdemo.images import sources
 from clipdemo.images.locate import Locator, upload_locator
 from clipdemo.images.sources import Source
-from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.limits import MEGABYTE, Limits, format_bytes
 from clipdemo.tables.table import Table, open_table, read_columns
 from clipdemo.types import Rejected
 
@@ -80,8 +80,8 @@ def check_image_bytes(total: int) -> None:
     """
     if total > MAX_IMAGE_BYTES:
         raise TableError(
-            f"the images have {total / MEGABYTE:,.0f} MB together; this server takes "
-            f"{MAX_IMAGE_BYTES / MEGABYTE:,.0f} MB for one audit; shrink them, or use the command line"
+            f"the images have {format_bytes(total)} together; this server takes "
+            f"{format_bytes(MAX_IMAGE_BYTES)} for one audit; shrink them, or use the command line"
         )
 
 

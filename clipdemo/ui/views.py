@@ -6,17 +6,17 @@ Names and captions are untrusted: they reach Markdown only through ``plain``.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import streamlit as st
 
-from clipdemo.limits import MEGABYTE, Limits
+from clipdemo.limits import Limits, format_bytes
 from clipdemo.models import catalogue
 from clipdemo.models.cache import CachedEncoder
 from clipdemo.models.loader import Status
+from clipdemo.output.html import data_uri
 from clipdemo.scoring.prompts import Query, weaknesses
 from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 
@@ -77,7 +77,7 @@ def _picture(item: ImageItem) -> str:
     Unlike ``st.image`` it needs neither another script nor another request. It leaves out the rank, so that Streamlit
     does not send it again when only the order changes.
     """
-    return f"![{plain(item.name, 100)}](data:image/jpeg;base64,{b64encode(item.thumbnail).decode()})"
+    return f"![{plain(item.name, 100)}]({data_uri(item.thumbnail)})"
 
 
 def show_lint(
@@ -147,7 +147,7 @@ def show_url_verdicts(urls: dict[str, Rejected | ImageItem]) -> None:
 def show_limits(limits: Limits) -> None:
     """The limits of this host, in one line."""
     st.caption(
-        f"At most {limits.images} images of {limits.file_bytes / MEGABYTE:g} MB each, "
+        f"At most {limits.images} images of {format_bytes(limits.file_bytes)} each, "
         f"{limits.captions} captions"
         + (f", {limits.urls} URLs of {limits.url_seconds:g} s each." if limits.urls_allowed else ".")
         + " A zip may have 200 MB. Images stay in this session and are never saved."
@@ -159,7 +159,7 @@ def show_status(name: str, status: Status) -> None:
     title = catalogue.title(name)
     if status.state == "downloading" and status.progress:
         done, total = status.progress.done, max(status.progress.total, 1)
-        text = f"Downloading {title}: {done / MEGABYTE:.0f} of {total / MEGABYTE:.0f} MB"
+        text = f"Downloading {title}: {format_bytes(done)} of {format_bytes(total)}"
         st.progress(min(done / total, 1.0), plain(text))
     elif status.state == "loading":
         st.caption(f":material/hourglass_top: Loading {plain(title)} …")

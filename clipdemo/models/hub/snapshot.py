@@ -25,7 +25,7 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
-from clipdemo.models.catalogue import format_bytes
+from clipdemo.limits import format_bytes
 from clipdemo.models.clip.families import read_family
 from clipdemo.models.hub.transfer import (
     CONNECT_SECONDS,

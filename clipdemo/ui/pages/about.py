@@ -6,7 +6,8 @@ import pandas as pd
 import streamlit as st
 
 from clipdemo import __version__
-from clipdemo.models.catalogue import CATALOGUE, format_bytes, title
+from clipdemo.limits import format_bytes
+from clipdemo.models.catalogue import CATALOGUE, title
 from clipdemo.models.loader import Loader
 from clipdemo.samples import samples
 from clipdemo.ui import views
@@ -56,13 +57,11 @@ def _memory(loader: Loader) -> str:
     """For the host: memory used, and by which checkpoints."""
     room = loader.governor.memory.room()
     held = [
-        f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)"
+        f"{views.plain(title(name))} ({format_bytes(nbytes)})"
         for name, nbytes in loader.governor.loaded_bytes.items()
     ]
     loaded = ", ".join(held) or "the embedded model alone"
-    return (
-        f"Memory of this server: {room.used / 1e9:.1f} of {room.limit / 1e9:.1f} GB used; loaded: {loaded}."
-    )
+    return f"Memory of this server: {format_bytes(room.used)} of {format_bytes(room.limit)} used; loaded: {loaded}."
 
 
 def _catalogue() -> None:

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from clipdemo import load_encoder
 from clipdemo.cli.app import app
-from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, format_bytes, title
+from clipdemo.limits import format_bytes
+from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, title
 from clipdemo.models.clip.families import FAMILIES
 
 DOCS = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text("utf-8")

@@ -8,6 +8,7 @@ from typing import Any, cast
 import streamlit as st
 
 from clipdemo.errors import ClipdemoError, TableError
+from clipdemo.limits import MEGABYTE, format_bytes
 from clipdemo.models import catalogue
 from clipdemo.tables.table import Table
 from clipdemo.ui import audits, views
@@ -51,11 +52,11 @@ def _choose(view: View, engine: Engine) -> None:
             "Table",
             TABLE_SUFFIXES,
             key="audit-file",
-            max_upload_size=max(1, int(engine.limits.file_bytes / 1e6)),
+            max_upload_size=max(1, engine.limits.file_bytes // MEGABYTE),
             help="CSV, TSV, JSONL or Parquet; one row per image and caption.",
         )
         st.caption(
-            f"At most {engine.limits.rows:,} rows and {engine.limits.file_bytes / 1e6:g} MB. Images are "
+            f"At most {engine.limits.rows:,} rows and {format_bytes(engine.limits.file_bytes)}. Images are "
             + ("web addresses or " if engine.limits.urls_allowed else "")
             + "names of files uploaded beside it."
         )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import pandas as pd
 import streamlit as st
 
 from clipdemo.audit import report
-from clipdemo.audit.footprint import peak_resident_bytes
+from clipdemo.audit.footprint import memory_text, peak_resident_bytes
 from clipdemo.audit.judge import FLAGS, Audit, Summary
 from clipdemo.errors import TableError
 from clipdemo.models import catalogue, load
 from clipdemo.output import heatmaps, pictures
 from clipdemo.output.files import CsvWriter
 from clipdemo.output.heatmaps import Axis
-from clipdemo.scoring.matrix import Sheet
+from clipdemo.output.html import data_uri
 from clipdemo.scoring.retrieval import RetrievalMetrics
 from clipdemo.ui import audits, views
 from clipdemo.ui.audits import AuditJob
@@ -128,7 +127,7 @@ def _pairs(audit: Audit, summary: Summary) -> None:
 def _line(audit: Audit, pair: int) -> dict[str, object]:
     image = int(audit.pairs[pair, 0])
     return {
-        "image": _uri(_small(audit.ledger.thumbnail(image))),
+        "image": _cell_picture(audit.ledger.thumbnail(image)),
         "percentile": int(audit.percentiles[pair]),
         "caption": audit.caption(pair),
         "cosine": round(float(audit.cosines[pair]), 3),
@@ -154,12 +153,12 @@ def _matrix(audit: Audit) -> None:
     values, images, captions = report.matrix(audit, MATRIX_ROWS)
     st.subheader("Every image with every caption", anchor=False)
     thumbnails = [audit.ledger.thumbnail(image) or b"" for image in images]
-    strip = _uri(pictures.thumbnail_strip(thumbnails, 44, down=True)) if all(thumbnails) else None
+    strip = data_uri(pictures.thumbnail_strip(thumbnails, 44, down=True)) if all(thumbnails) else None
     names = [audit.ledger.caption_text(caption)[0] for caption in captions]
     few = len(names) <= 6
     rows = Axis([audit.short_name(image) for image in images], strip, 26)
     columns = Axis(names, None, 84 if few else 18, wrapped=few)
-    sheet = Sheet(values, "cosine", float(values.min()), float(values.max()), 2)
+    sheet = pictures.cosine_sheet(values)
     title = catalogue.title(audit.checkpoint.id)
     figure = heatmaps.heatmap(sheet, rows, columns, title=title, extra=[values])
     # Holds only our own number. A narrow screen scrolls the chart sideways.
@@ -187,13 +186,10 @@ def _footprint(job: AuditJob) -> None:
             for s in job.footprint.stages
         ]
         st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
-        peak = peak_resident_bytes()
-        memory = "" if peak is None else f" Peak memory of the server {peak / 1e6:,.0f} MB."
-        gpu = _gpu(job)
-        memory += "" if gpu is None else f" Peak memory on the GPU {gpu / 1e6:,.0f} MB."
+        memory = memory_text(peak_resident_bytes(), _gpu(job))
         st.caption(
-            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several "
-            f"threads.{memory}"
+            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several threads; "
+            f"{memory} of the server."
         )
 
 
@@ -251,10 +247,6 @@ def _gpu(job: AuditJob) -> int | None:
     return load.peak_gpu_bytes() if job.encoder.device == "cuda" else None
 
 
-def _small(thumbnail: bytes | None) -> bytes:
-    """A thumbnail for one cell of a table; dozens of them are sent with every page."""
-    return pictures.thumbnail_strip([thumbnail], 96, down=True) if thumbnail else b""
-
-
-def _uri(data: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode() if data else ""
+def _cell_picture(thumbnail: bytes | None) -> str:
+    """Data URI of a small thumbnail for one cell of a table; dozens of them are sent with every page."""
+    return data_uri(pictures.thumbnail_strip([thumbnail], 96, down=True)) if thumbnail else ""

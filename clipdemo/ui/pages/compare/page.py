@@ -6,7 +6,7 @@ import streamlit as st
 
 from clipdemo.compare.report import WHY_RANKS, ReportDetails
 from clipdemo.errors import ClipdemoError
-from clipdemo.limits import MEGABYTE
+from clipdemo.limits import format_bytes
 from clipdemo.models import load
 from clipdemo.scoring.prompts import Query
 from clipdemo.scoring.score import prompts_of, score_matrix
@@ -125,7 +125,7 @@ def _state(engine: Engine, entrant: Entrant, task: Task) -> None:
             st.rerun()
     elif entrant.status.state == "downloading" and entrant.status.progress:
         done, total = entrant.status.progress.done, max(entrant.status.progress.total, 1)
-        text = f"**{title}** downloading: {done / MEGABYTE:.0f} of {total / MEGABYTE:.0f} MB"
+        text = f"**{title}** downloading: {format_bytes(done)} of {format_bytes(total)}"
         st.progress(min(done / total, 1.0), text)
     elif entrant.status.state == "waiting":
         text = f"**{title}** waits for memory: {views.plain(entrant.status.reason, 300)}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import streamlit as st
 
 from clipdemo.output import files, heatmaps, pictures
 from clipdemo.output.heatmaps import Axis
+from clipdemo.output.html import data_uri
 from clipdemo.scoring import matrix as matrices
 from clipdemo.scoring.matrix import CAPTIONS_CAPTIONS, IMAGES_CAPTIONS, IMAGES_IMAGES, Sheet
 from clipdemo.types import ImageItem
@@ -123,7 +123,7 @@ def _strip(items: Sequence[ImageItem], *, down: bool) -> str | None:
     if down not in cached or cached[down][0] != hashes:
         tile = min(88, max(8, STRIP_PIXELS // len(items)))
         data = pictures.thumbnail_strip([item.thumbnail for item in items], tile, down=down)
-        cached[down] = hashes, "data:image/jpeg;base64," + base64.b64encode(data).decode()
+        cached[down] = hashes, data_uri(data)
     return cached[down][1]
 
 
