@@ -1,1 +1,1 @@
-"""Measurements beside an alternative, each run with one command; figures, never verdicts."""
+"""Measurements against an alternative, each started by one command. They print figures, without verdicts."""

@@ -1,6 +1,6 @@
-"""clipdemo beside what a user would otherwise pick: ``python -m benchmarks [task ...]``.
+"""Measures clipdemo against what a user would otherwise pick: ``python -m benchmarks [task ...]``.
 
-Needs the development requirements. Writes ``results.md`` and ``results.json``; figures, never verdicts.
+Needs the development requirements. Writes ``results.md`` and ``results.json``.
 """
 
 from __future__ import annotations
@@ -20,53 +20,54 @@ from benchmarks.worker import Worker, WorkerError
 
 
 def main() -> None:
-    """Measure, print and write."""
-    given = _arguments()
-    about, started = machine(), time.perf_counter()
+    """Measure, print and write the results."""
+    arguments = _arguments()
+    about = machine()
+    started = time.perf_counter()
     workers: dict[str, Worker] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = save_checkpoint(Path(scratch), tiny=given.quick)
+        checkpoint = save_checkpoint(Path(scratch), tiny=arguments.quick)
         try:
             for name in [OWN, *ALTERNATIVES, EMBEDDED]:
-                workers[name] = Worker(name, checkpoint, given.open_clip if name == "open_clip" else None)
+                workers[name] = Worker(name, checkpoint, arguments.open_clip if name == "open_clip" else None)
             for name, worker in list(workers.items()):
                 try:
                     worker.wait()
                 except WorkerError as error:
                     failed[name] = str(error)[:200]
                     workers.pop(name).close()
-            size = tasks.QUICK if given.quick else tasks.Size()
-            chosen = {"repeats": given.repeats, "rows": given.rows}
-            size = replace(size, **{name: value for name, value in chosen.items() if value})
-            lines = tasks.run(tasks.Bench(size, workers, failed), given.tasks or list(tasks.TASKS))
+            size = tasks.QUICK if arguments.quick else tasks.Size()
+            overrides = {"repeats": arguments.repeats, "rows": arguments.rows}
+            size = replace(size, **{name: value for name, value in overrides.items() if value})
+            lines = tasks.run(tasks.Bench(size, workers, failed), arguments.tasks or list(tasks.TASKS))
         finally:
             for worker in workers.values():
                 worker.close()
     about["model"] = (
-        "a toy, so no figure means anything" if given.quick else "ViT-B/32, random weights, float32"
+        "a toy; its figures mean nothing" if arguments.quick else "ViT-B/32, random weights, float32"
     )
     about["seconds of the whole run"] = f"{time.perf_counter() - started:.0f}"
-    print(write(given.output, lines, about, list(ALTERNATIVES)))
+    print(write(arguments.output, lines, about, list(ALTERNATIVES)))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "tasks", nargs="*", metavar="task", help=f"of {', '.join(tasks.TASKS)}; all unless named"
+        "tasks", nargs="*", metavar="task", help=f"any of {', '.join(tasks.TASKS)} (default: all)"
     )
-    parser.add_argument("--quick", action="store_true", help="a toy model and few items, to see that it runs")
-    parser.add_argument("--repeats", type=int, help="of every task; 3 unless told")
-    parser.add_argument("--rows", type=int, help="of the pair table; 2,000 unless told")
     parser.add_argument(
-        "--open-clip", type=Path, help="a folder that holds open_clip, where it is not installed"
+        "--quick", action="store_true", help="a toy model and few items, to check that everything runs"
     )
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder of the results")
-    given = parser.parse_args()
-    unknown = set(given.tasks) - set(tasks.TASKS)
+    parser.add_argument("--repeats", type=int, help="repetitions of every task (default: 3)")
+    parser.add_argument("--rows", type=int, help="rows of the pair table (default: 2,000)")
+    parser.add_argument("--open-clip", type=Path, help="a folder with open_clip, if it is not installed")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent, help="folder for the results")
+    arguments = parser.parse_args()
+    unknown = set(arguments.tasks) - set(tasks.TASKS)
     if unknown:
-        parser.error(f"no such task: {', '.join(sorted(unknown))}")
-    return given
+        parser.error(f"unknown task: {', '.join(sorted(unknown))}")
+    return arguments
 
 
 if __name__ == "__main__":

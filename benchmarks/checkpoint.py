@@ -1,7 +1,7 @@
-"""The checkpoint that every contender runs: a CLIP with random weights, saved as ``save_pretrained`` writes it.
+"""The checkpoint of every contender: a CLIP with random weights, written by ``save_pretrained``.
 
-Speed does not depend on weights. The tokenizer knows the benchmark's own words, each one token, as CLIP's knows
-common words.
+Speed does not depend on weights. The tokenizer maps each of the benchmark's words to one token, as CLIP's does
+with common words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TINY = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num
 
 
 def save_checkpoint(folder: Path, *, tiny: bool) -> Path:
-    """Write a ViT-B/32, or a toy of the same make with inputs of the same size."""
+    """Write a ViT-B/32, or a toy with the same architecture and input size; returns the folder."""
     torch.manual_seed(0)
     tokenizer = _tokenizer()
     config = CLIPConfig(text_config=TINY, vision_config=TINY) if tiny else CLIPConfig()
@@ -34,7 +34,7 @@ def save_checkpoint(folder: Path, *, tiny: bool) -> Path:
 
 
 def _tokenizer() -> CLIPTokenizer:
-    """Byte-level, with merges that join each known word from its letters."""
+    """Build a byte-level tokenizer whose merges join each known word from its letters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     merges: dict[tuple[str, str], None] = {}
@@ -45,5 +45,5 @@ def _tokenizer() -> CLIPTokenizer:
             parts = [parts[0] + parts[1], *parts[2:]]
     tokens += dict.fromkeys(left + right for left, right in merges)
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
+    vocabulary = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=77)

@@ -1,7 +1,7 @@
-"""What a user would otherwise pick, each used the way its own documentation shows, and clipdemo beside them.
+"""The alternatives a user would otherwise pick, each used as its own documentation shows.
 
-Every contender lives in a process of its own (``worker``) and is loaded there, so none warms up another, and
-each one's memory can be read.
+Every contender runs in a process of its own (``benchmarks.worker``), so that none warms up another and the memory
+of each can be read.
 """
 
 from __future__ import annotations
@@ -18,59 +18,60 @@ from PIL import Image
 from benchmarks.web import Pair, loopback
 
 BATCH = 32
-PAIRS_TIMED = 16  # of the one-pair-at-a-time loop; the rest is scaled
+PAIRS_TIMED = 16  # pairs the one-at-a-time loop really runs; its figure is scaled to all of them
 
 
 class Contender:
-    """Encodes images and captions in batches and remembers nothing, unless a child says otherwise.
+    """Encodes images and captions in batches and caches nothing, unless a subclass says otherwise.
 
     Attributes:
-        remembers: whether what was encoded once is kept.
-        scale: by how much the last figure must be multiplied, where only a part was run.
+        caches: whether embeddings are kept between questions.
+        scale: factor for the last figure if only a part of the work was run.
     """
 
-    remembers = False
+    caches = False
     scale = 1.0
 
     def images(self, images: Sequence[Image.Image]) -> Any:
-        """(n, dim) unit rows."""
-        raise NotImplementedError("it gives scores, no embeddings")
+        """Return (n, dim) unit embeddings."""
+        raise NotImplementedError("it returns scores, not embeddings")
 
     def captions(self, captions: Sequence[str]) -> Any:
-        """(n, dim) unit rows."""
-        raise NotImplementedError("it gives scores, no embeddings")
+        """Return (n, dim) unit embeddings."""
+        raise NotImplementedError("it returns scores, not embeddings")
 
     def forget(self) -> None:
-        """Drop what is remembered."""
+        """Empty the cache."""
 
     def decode(self, files: Sequence[bytes]) -> list[Any]:
-        """What of the files is kept between two questions: the pixels, in memory."""
+        """Decode files to the pixels that stay in memory between two questions."""
         return [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
 
     def scores(self, images: Sequence[Any], captions: Sequence[str]) -> Any:
-        """(n_images, n_captions) from what ``decode`` gave."""
+        """Return (n_images, n_captions) scores of images from ``decode``."""
         return self.images(images) @ self.captions(captions).T
 
     def cold(self, files: Sequence[bytes], captions: Sequence[str]) -> Any:
-        """From files to scores."""
+        """Score files: decode, encode, compare."""
         return self.scores(self.decode(files), captions)
 
     def embed(self, files: Sequence[bytes]) -> Any:
-        """From files to embeddings."""
+        """Encode files: decode, encode."""
         return self.images(self.decode(files))
 
     def rows(self, port: int, pairs: Sequence[Pair]) -> Any:
-        """A cosine for each row of a table, images fetched."""
-        return np.concatenate([self._some_rows(port, some) for some in _batches(pairs)])
+        """Return the cosine of each row of a table, fetching its images."""
+        return np.concatenate([self._batch_rows(port, batch) for batch in _batches(pairs)])
 
-    def _some_rows(self, port: int, pairs: Sequence[Pair]) -> Any:
+    def _batch_rows(self, port: int, pairs: Sequence[Pair]) -> Any:
         files = [requests.get(loopback(port, pair.url), timeout=10).content for pair in pairs]
-        both = self.images(self.decode(files)), self.captions([pair.caption for pair in pairs])
-        return np.einsum("nd,nd->n", *both)
+        images = self.images(self.decode(files))
+        captions = self.captions([pair.caption for pair in pairs])
+        return np.einsum("nd,nd->n", images, captions)
 
 
 class Pipeline(Contender):
-    """transformers' zero-shot-image-classification pipeline, in batches."""
+    """The zero-shot-image-classification pipeline of transformers, in batches."""
 
     def __init__(self, checkpoint: Path) -> None:
         from transformers import pipeline
@@ -78,7 +79,7 @@ class Pipeline(Contender):
         self._pipe = pipeline("zero-shot-image-classification", model=str(checkpoint), device="cpu")
 
     def scores(self, images: Sequence[Any], captions: Sequence[str]) -> Any:
-        """Shares, as dictionaries sorted by label."""
+        """Return shares, as dictionaries sorted by score."""
         return self._pipe(list(images), candidate_labels=list(captions), batch_size=16)
 
 
@@ -91,22 +92,22 @@ class SentenceTransformersClip(Contender):
         self._model = SentenceTransformer(str(checkpoint), device="cpu")
 
     def images(self, images: Sequence[Image.Image]) -> Any:
-        """(n, dim) unit rows."""
+        """Return (n, dim) unit embeddings."""
         return self._model.encode(list(images), batch_size=BATCH, normalize_embeddings=True)
 
     def captions(self, captions: Sequence[str]) -> Any:
-        """(n, dim) unit rows."""
+        """Return (n, dim) unit embeddings."""
         return self._model.encode(list(captions), batch_size=BATCH, normalize_embeddings=True)
 
 
 class OpenClip(Contender):
-    """open_clip with its own random ViT-B/32; its code for the same towers."""
+    """open_clip with its own implementation of ViT-B/32 and random weights."""
 
     def __init__(self, _checkpoint: Path) -> None:
         import torch
 
         self._operators = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):  # some torchvision builds for the CPU lack them, and then fail to import
+        for name in ("nms", "qnms"):  # some CPU builds of torchvision lack them and fail to import
             if not hasattr(torch.ops.torchvision, name):
                 self._operators.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
         import open_clip
@@ -118,19 +119,19 @@ class OpenClip(Contender):
         self._tokenize = open_clip.get_tokenizer(name)
 
     def images(self, images: Sequence[Image.Image]) -> Any:
-        """(n, dim) unit rows."""
+        """Return (n, dim) unit embeddings."""
         rows = []
         with self._torch.inference_mode():
-            for some in _batches(images):
-                batch = self._torch.stack([self._prepare(image) for image in some])
-                rows.append(self._model.encode_image(batch, normalize=True))
+            for batch in _batches(images):
+                pixels = self._torch.stack([self._prepare(image) for image in batch])
+                rows.append(self._model.encode_image(pixels, normalize=True))
         return self._torch.cat(rows).numpy()
 
     def captions(self, captions: Sequence[str]) -> Any:
-        """(n, dim) unit rows."""
+        """Return (n, dim) unit embeddings."""
         with self._torch.inference_mode():
             rows = [
-                self._model.encode_text(self._tokenize(some), normalize=True) for some in _batches(captions)
+                self._model.encode_text(self._tokenize(batch), normalize=True) for batch in _batches(captions)
             ]
             return self._torch.cat(rows).numpy()
 
@@ -147,17 +148,17 @@ class PairLoop(Contender):
         self._processor = CLIPProcessor.from_pretrained(checkpoint)
 
     def decode(self, files: Sequence[bytes]) -> list[Any]:
-        """Nothing: the file is opened anew for every pair."""
+        """Return the files: they are opened anew for every pair."""
         return list(files)
 
     def scores(self, images: Sequence[Any], captions: Sequence[str]) -> Any:
-        """The first few pairs of all."""
+        """Score the first ``PAIRS_TIMED`` pairs."""
         pairs = [(image, caption) for image in images for caption in captions]
         self.scale = max(1.0, len(pairs) / PAIRS_TIMED)
         return [self._score(*pair) for pair in pairs[:PAIRS_TIMED]]
 
     def rows(self, port: int, pairs: Sequence[Pair]) -> Any:
-        """The first few rows."""
+        """Score the first ``PAIRS_TIMED`` rows."""
         self.scale = max(1.0, len(pairs) / PAIRS_TIMED)
         return [
             self._score(requests.get(loopback(port, pair.url), timeout=10).content, pair.caption)
@@ -171,6 +172,6 @@ class PairLoop(Contender):
             return float(self._model(**inputs).logits_per_image.item())
 
 
-def _batches(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(things), BATCH):
-        yield things[start : start + BATCH]
+def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

@@ -1,4 +1,4 @@
-"""How long a visitor waits, beside an empty Streamlit page in the same browser: ``python -m benchmarks.first_visit``.
+"""Times a first visit against an empty Streamlit page in the same browser: ``python -m benchmarks.first_visit``.
 
 Needs the development requirements and a Chromium. Prints medians of several visits, the ratio to the empty
 page, and the resident memory of the server.
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -33,10 +34,10 @@ class Paint:
     """Seconds to the first ranked grid, and the server's memory.
 
     Attributes:
-        cold: of the first visit after the server's start.
-        warm: of later visits, each with an empty browser cache.
-        empty: of an empty Streamlit page, visited in turn.
-        megabytes: of the server, once its model is warm.
+        cold: the first visit after the server started.
+        warm: later visits, each with an empty browser cache.
+        empty: visits to an empty Streamlit page, in between.
+        megabytes: resident memory of the server with a warm model.
     """
 
     cold: float
@@ -46,36 +47,36 @@ class Paint:
 
 
 def main() -> None:
-    """Measure and print."""
-    seen = paint(VISITS, then=hundred_images)
-    ours, theirs = statistics.median(seen.warm), statistics.median(seen.empty)
-    say("cold server, first ranked grid", seen.cold)
-    say("warm server, first ranked grid (median)", ours)
-    say("warm server, empty Streamlit page (median)", theirs)
-    print(f"{'ratio to the empty page':48} {ours / theirs:6.2f}")
-    say("server memory, embedded model warm, MB", seen.megabytes, "")
+    """Measure and print the figures."""
+    times = paint(VISITS, then=hundred_images)
+    warm, empty = statistics.median(times.warm), statistics.median(times.empty)
+    say("cold server, first ranked grid", times.cold)
+    say("warm server, first ranked grid (median)", warm)
+    say("warm server, empty Streamlit page (median)", empty)
+    print(f"{'ratio to the empty page':48} {warm / empty:6.2f}")
+    say("server memory, embedded model warm, MB", times.megabytes, "")
 
 
 def paint(visits: int, then: Callable[[Browser, str, Path], None] | None = None) -> Paint:
-    """Visit the app and an empty page in turn; ``then`` goes on with the warm server."""
+    """Visit the app and an empty page in turn; ``then`` is called with the warm server."""
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         folder = Path(scratch)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        with running_app(folder / "log") as app, empty_app(folder) as empty:
+        with running_app(folder / "log") as app, empty_app(folder) as empty_page:
             cold = visit(browser, app, TILE)
             time.sleep(20)  # the model warms up
-            pairs = [(visit(browser, app, TILE), visit(browser, empty, "#here")) for _ in range(visits)]
-            warm, alone = (list(times) for times in zip(*pairs, strict=True))
+            pairs = [(visit(browser, app, TILE), visit(browser, empty_page, "#here")) for _ in range(visits)]
+            warm, empty = (list(seconds) for seconds in zip(*pairs, strict=True))
             megabytes = resident(app)
             if then:
                 then(browser, app, folder)
                 say("server memory after 100 images, MB", resident(app), "")
         browser.close()
-    return Paint(cold, warm, alone, megabytes)
+    return Paint(cold, warm, empty, megabytes)
 
 
 def hundred_images(browser: Browser, app: str, folder: Path) -> None:
-    """Upload until the workspace holds 100 images, then time new captions."""
+    """Upload images up to 100 in the workspace, then time new captions."""
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.set_default_timeout(180_000)
     page.goto(app)
@@ -96,28 +97,28 @@ def hundred_images(browser: Browser, app: str, folder: Path) -> None:
 
 
 def new_caption(page: Page, number: int) -> float:
-    """Seconds from applying a caption never seen before to its heading."""
-    caption = f"a photograph of thing number {number}"
+    """Return the seconds from applying a new caption to its heading."""
+    caption = f"a photograph of object number {number}"
     box = page.get_by_role("textbox", name="One caption a line")
     box.fill(caption)
     started = time.perf_counter()
     box.press("Control+Enter")
     page.get_by_role("heading", name=caption).wait_for()
-    took = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     settled(page)
-    return took
+    return seconds
 
 
 def visit(browser: Browser, address: str, selector: str) -> float:
-    """Seconds from opening the page, with an empty browser cache, to the element."""
+    """Return the seconds from opening the page, with an empty browser cache, to the element."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     started = time.perf_counter()
     page.goto(address)
     page.locator(selector).first.wait_for()
-    took = time.perf_counter() - started
+    seconds = time.perf_counter() - started
     context.close()
-    return took
+    return seconds
 
 
 class empty_app:  # noqa: N801 - reads as a verb in a with statement
@@ -128,7 +129,7 @@ class empty_app:  # noqa: N801 - reads as a verb in a with statement
         self.script.write_text(EMPTY_PAGE)
 
     def __enter__(self) -> str:
-        """Start it and wait until it is healthy."""
+        """Start the server and wait until it is healthy."""
         port = free_port()
         command = [sys.executable, "-m", "streamlit", "run", str(self.script), "--server.headless", "true"]
         command += [
@@ -140,17 +141,16 @@ class empty_app:  # noqa: N801 - reads as a verb in a with statement
             "false",
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        ready: Callable[[], bool] = lambda: healthy(port)  # noqa: E731
-        wait_until(ready, 60, "the empty page did not start")
+        wait_until(partial(healthy, port), 60, "the empty page did not start")
         return f"http://127.0.0.1:{port}"
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """Stop the server."""
         end(self.process)
 
 
 def resident(address: str, field: str = "VmRSS") -> float:
-    """Megabytes of resident memory of the server at an address, "VmHWM" the most it had; Linux only."""
+    """Return the resident megabytes of the server at an address ("VmHWM": its peak); Linux only, else nan."""
     port = address.rsplit(":", 1)[1]
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
@@ -163,9 +163,9 @@ def resident(address: str, field: str = "VmRSS") -> float:
     return float("nan")
 
 
-def say(what: str, figure: float, unit: str = " s") -> None:
-    """One line of the table."""
-    print(f"{what:48} {figure:6.2f}{unit}", flush=True)
+def say(label: str, figure: float, unit: str = " s") -> None:
+    """Print one line of the table."""
+    print(f"{label:48} {figure:6.2f}{unit}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the figures were taken on, and how much memory a process holds."""
+"""Describes the machine of a run, and measures the memory of this process."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PACKAGES = [
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, load and versions, by name."""
-    found = {
+    """Return processor, cores, load and versions, by name."""
+    description = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
@@ -32,14 +32,14 @@ def machine() -> dict[str, str]:
     }
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            description[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            description[package] = "not installed"
+    return description
 
 
 def resident_megabytes() -> float:
-    """Memory this process holds now; Linux only, elsewhere not a number."""
+    """Return the resident memory of this process in megabytes; Linux only, else nan."""
     status = Path("/proc/self/status")
     if not status.exists():
         return float("nan")

@@ -1,4 +1,4 @@
-"""clipdemo as a contender: the code that its pages and commands run."""
+"""clipdemo as a contender, through the code that its pages and commands run."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from clipdemo.types import ImageItem
 class Clipdemo(Contender):
     """The engine of the app: decoding in threads, a cached encoder."""
 
-    remembers = True
+    caches = True
 
     def __init__(self, checkpoint: Path | str) -> None:
         self.bare = load_encoder(checkpoint, device="cpu")
         self.forget()
 
     def forget(self) -> None:
-        """A new store."""
+        """Start with an empty store."""
         self.encoder = CachedEncoder(self.bare, EmbeddingStore(Limits().cache_bytes), FairLock())
 
     def decode(self, files: Sequence[bytes]) -> list[Any]:
-        """The small copies a session holds."""
+        """Decode files to the small copies that a session keeps."""
         return list(_decoded(files))
 
     def scores(self, images: Sequence[Any], captions: Sequence[str]) -> Any:
-        """What a page asks for."""
+        """Return shares, as a page does."""
         return score_matrix(self.encoder, images, captions).probabilities()
 
     def cold(self, files: Sequence[bytes], captions: Sequence[str]) -> Any:
-        """As the pages do: the next files are decoded while a batch is encoded."""
+        """Score files as the pages do: the next ones are decoded while a batch is encoded."""
         items: list[ImageItem] = []
         for item in _decoded(files):
             items.append(item)
@@ -58,15 +58,15 @@ class Clipdemo(Contender):
         return self.scores(items, captions)
 
     def captions(self, captions: Sequence[str]) -> Any:
-        """(n, dim) unit rows."""
+        """Return (n, dim) unit embeddings."""
         return self.encoder.encode_captions(captions)
 
     def embed(self, files: Sequence[bytes]) -> Any:
-        """Files to unit rows."""
+        """Decode and encode files to unit embeddings."""
         return self.encoder.encode_images(list(_decoded(files)))
 
     def rows(self, port: int, pairs: Sequence[Pair]) -> Any:
-        """The whole of ``clipdemo pairs``: fetched as URLs are, scored, ranked among all rivals, judged."""
+        """Do the work of ``clipdemo pairs``: fetch URLs, score, rank among all rivals, judge."""
         text = io.StringIO()
         csv.writer(text).writerows([("image", "caption"), *((pair.url, pair.caption) for pair in pairs)])
         data = text.getvalue().encode()
@@ -82,13 +82,13 @@ class Clipdemo(Contender):
             for _ in score_table(table, locate, self.bare, ledger, footprint, Plan(limits)):
                 pass
             scale = background(self.encoder, sample_items(), NEUTRAL_CAPTIONS).captions
-            found = list(judge(table, ledger, self.bare.checkpoint, scale, footprint).rows())
+            judged = list(judge(table, ledger, self.bare.checkpoint, scale, footprint).rows())
             ledger.close()
-        return found
+        return judged
 
 
 def _decoded(files: Sequence[bytes]) -> Iterator[ImageItem]:
     named = (sources.from_bytes(f"{number}.jpg", data, "upload") for number, data in enumerate(files))
-    for thing in sources.load(named, Limits()):
-        assert isinstance(thing, ImageItem), thing  # noqa: S101 - our own photographs
-        yield thing
+    for item in sources.load(named, Limits()):
+        assert isinstance(item, ImageItem), item  # noqa: S101 - our own photographs
+        yield item

@@ -1,7 +1,7 @@
-"""Script time of a rerun with a full workspace: the real pages, run by Streamlit's own script runner.
+"""Measures the script time of a rerun with a full workspace: the real pages, run by Streamlit's script runner.
 
-Timed inside the script, from its first line to its last, so neither the runner's waiting nor a browser counts.
-The workspace is really encoded by the embedded model. Run as a module; prints one object of JSON.
+The time is taken inside the script, from its first line to its last, without the runner's waiting and without a
+browser. The embedded model encodes the workspace. Run as a module; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from benchmarks.machine import resident_megabytes
 from benchmarks.photographs import SMALL, captions, photographs
 from clipdemo import decode_image
 from clipdemo.models.catalogue import EMBEDDED
-from clipdemo.ui.state import Engine, Workspace
+from clipdemo.ui.state import Engine
+from clipdemo.ui.workspace import Workspace
 
 
 def script() -> None:
@@ -26,33 +27,34 @@ def script() -> None:
     import streamlit as st
 
     from benchmarks.reruns import fill
-    from clipdemo.ui import inputs, state
+    from clipdemo.ui import inputs, jobs, state
     from clipdemo.ui.pages import rank
     from clipdemo.ui.pages.matrix import page as matrix
+    from clipdemo.ui.workspace import workspace
 
-    shared, space = state.engine(), state.workspace()
-    if not space.items:
-        fill(shared, space, st.session_state["wanted"])
-    view = inputs.sidebar(shared, space)
-    (rank if st.session_state["page"] == "Rank" else matrix).show(view)
-    state.work(view, space, shared.limits)
+    engine, session = state.engine(), workspace()
+    if not session.items:
+        fill(engine, session, st.session_state["wanted"])
+    view = inputs.sidebar(engine, session)
+    page = rank if st.session_state["page"] == "Rank" else matrix
+    jobs.run(lambda: page.show(view), view, engine, session)
     st.session_state["seconds"] = time.perf_counter() - started
 
 
-def fill(shared: Engine, space: Workspace, wanted: tuple[int, int]) -> None:
+def fill(engine: Engine, workspace: Workspace, wanted: tuple[int, int]) -> None:
     """Bring photographs and encode them and the captions."""
     images, texts = wanted
     for number, data in enumerate(photographs(images, SMALL)):
         item = decode_image(data, f"{number}.jpg")
-        space.items[item.sha256] = item
-    encoder = shared.loader.encoder(EMBEDDED)
+        workspace.items[item.sha256] = item
+    encoder = engine.loader.encoder(EMBEDDED)
     assert encoder  # noqa: S101 - the embedded one always is
-    encoder.encode_images(list(space.items.values()))
+    encoder.encode_images(list(workspace.items.values()))
     encoder.encode_captions(captions(texts))
 
 
 def reruns(images: int, texts: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of ``repeats`` reruns of each page; ``images`` are besides the samples."""
+    """Return the seconds of ``repeats`` reruns of each page, with ``images`` in addition to the samples."""
     app = AppTest.from_function(script, default_timeout=600)
     app.session_state["page"] = "Rank"
     app.session_state["wanted"] = (images, texts)
@@ -60,14 +62,14 @@ def reruns(images: int, texts: int, repeats: int) -> dict[str, list[float]]:
     app.text_area(key="captions").set_value("\n".join(captions(texts))).run()
     seconds: dict[str, list[float]] = {"Rank": [], "Matrix": []}
     for turn in range(repeats + 1):
-        for page, taken in seconds.items():
+        for page, times in seconds.items():
             app.session_state["page"] = page
             app.run()
             if app.exception:
                 raise RuntimeError(app.exception[0].message)
-            taken.append(app.session_state["seconds"])
+            times.append(app.session_state["seconds"])
             if not turn:
-                taken.clear()  # the first time a page is drawn, it imports and makes figures
+                times.clear()  # the first run of a page imports modules and builds figures
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""What a worker can be asked: each function does one step with a contender and gives its figures."""
+"""The questions a worker answers: each function runs one step with a contender and returns its figures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ ALTERNATIVES: dict[str, Callable[[Path], contenders.Contender]] = {
     "open_clip": contenders.OpenClip,
     "loop over pairs": contenders.PairLoop,
 }
-SHORT, SHORT_ASKED = 1.0, 5  # seconds; the mood of a moment would decide a question of a tenth of a second
-_NEW = itertools.count(100_000)  # captions and photographs never seen before
+SHORT = (
+    1.0  # seconds; a step that takes less is repeated, because its time varies with the load of the moment
+)
+SHORT_REPEATS = 5
+_NEW = itertools.count(100_000)  # numbers of captions and photographs that were not used before
 Figures = dict[str, Any]
 
 
 def load(name: str, checkpoint: Path) -> contenders.Contender:
-    """The contender of this name, warmed up on one image and one caption."""
+    """Load the contender of this name and warm it up on one image and one caption."""
     if name in ALTERNATIVES:
         contender = ALTERNATIVES[name](checkpoint)
     else:
@@ -38,64 +41,64 @@ def load(name: str, checkpoint: Path) -> contenders.Contender:
     return contender
 
 
-def nothing(_contender: contenders.Contender) -> Figures:
-    """Only say how much memory is held."""
+def memory(_contender: contenders.Contender) -> Figures:
+    """Return only the memory, which the worker adds to every answer."""
     return {}
 
 
 def cold(contender: contenders.Contender, images: int, texts: int) -> Figures:
-    """Files to scores, nothing known."""
+    """Score files with an empty cache."""
     contender.forget()
-    files, words = photographs(images), captions(texts)
-    return _timed(contender, lambda: contender.cold(files, words))
+    files, lines = photographs(images), captions(texts)
+    return _timed(contender, lambda: contender.cold(files, lines))
 
 
-def again(contender: contenders.Contender, images: int, texts: int) -> Figures:
-    """The same question once more."""
+def same_question(contender: contenders.Contender, images: int, texts: int) -> Figures:
+    """Ask the same question again."""
     held = _held(contender, images, texts)
-    return _timed(contender, lambda: contender.scores(held, captions(texts)), SHORT_ASKED)
+    return _timed(contender, lambda: contender.scores(held, captions(texts)), SHORT_REPEATS)
 
 
-def another_caption(contender: contenders.Contender, images: int, texts: int) -> Figures:
-    """One caption more than before."""
+def one_more_caption(contender: contenders.Contender, images: int, texts: int) -> Figures:
+    """Ask with one caption more than before."""
     held = _held(contender, images, texts)
     return _timed(
-        contender, lambda: contender.scores(held, [*captions(texts), caption(next(_NEW))]), SHORT_ASKED
+        contender, lambda: contender.scores(held, [*captions(texts), caption(next(_NEW))]), SHORT_REPEATS
     )
 
 
-def another_image(contender: contenders.Contender, images: int, texts: int) -> Figures:
-    """One image more than before, from its file."""
+def one_more_image(contender: contenders.Contender, images: int, texts: int) -> Figures:
+    """Ask with one image more than before, from its file."""
     held = _held(contender, images, texts)
-    files = [photograph(next(_NEW)) for _ in range(SHORT_ASKED)]
+    files = [photograph(next(_NEW)) for _ in range(SHORT_REPEATS)]
     return _timed(
         contender,
         lambda: contender.scores([*held, *contender.decode([files.pop()])], captions(texts)),
-        SHORT_ASKED,
+        SHORT_REPEATS,
     )
 
 
-def only_a_caption(contender: contenders.Contender) -> Figures:
-    """One caption and nothing else, as someone pays who keeps the embeddings of images by hand."""
-    return _timed(contender, lambda: contender.captions([caption(next(_NEW))]), SHORT_ASKED)
+def caption_alone(contender: contenders.Contender) -> Figures:
+    """Encode one caption, the cost for someone who keeps image embeddings by hand."""
+    return _timed(contender, lambda: contender.captions([caption(next(_NEW))]), SHORT_REPEATS)
 
 
 def large(contender: contenders.Contender, images: int) -> Figures:
-    """Files of 12 megapixels to embeddings."""
+    """Encode files of 12 megapixels."""
     contender.forget()
     files = photographs(images, TWELVE_MEGAPIXELS)
     return _timed(contender, lambda: contender.embed(files))
 
 
 def table(contender: contenders.Contender, port: int, rows: int) -> Figures:
-    """A table of URLs and captions, never seen before."""
+    """Score a table of new URLs and captions."""
     contender.forget()
-    wanted = pairs(rows, next(_NEW) * 10_000)
-    return _timed(contender, lambda: contender.rows(port, wanted))
+    table_rows = pairs(rows, next(_NEW) * 10_000)
+    return _timed(contender, lambda: contender.rows(port, table_rows))
 
 
 def tower(contender: contenders.Contender, sizes: list[int], repeats: int) -> Figures:
-    """Arithmetic a second inside the image tower, as a share of the machine's matrix product, per batch size."""
+    """Return the image tower's arithmetic per second as a share of the machine's matrix product, per batch size."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -104,9 +107,8 @@ def tower(contender: contenders.Contender, sizes: list[int], repeats: int) -> Fi
     shares: dict[str, list[float]] = {}
     peaks: list[float] = []
     with torch.inference_mode():
-        one = torch.randn(1, 3, 224, 224)
         with FlopCounterMode(display=False) as counter:
-            model.get_image_features(pixel_values=one)
+            model.get_image_features(pixel_values=torch.randn(1, 3, 224, 224))
         for size in sizes * repeats:
             batch = torch.randn(size, 3, 224, 224)
             peak = 2 * 2048**3 / _seconds(lambda: square @ square)
@@ -117,7 +119,7 @@ def tower(contender: contenders.Contender, sizes: list[int], repeats: int) -> Fi
 
 
 def embedded(contender: contenders.Contender, images: int, texts: int) -> Figures:
-    """Seconds of one image and of one caption."""
+    """Return the seconds of one image and of one caption."""
     contender.forget()
     held = contender.decode(photographs(images))
     encoder = contender.bare  # type: ignore[attr-defined]
@@ -126,19 +128,19 @@ def embedded(contender: contenders.Contender, images: int, texts: int) -> Figure
 
 
 def _held(contender: contenders.Contender, images: int, texts: int) -> list[Any]:
-    """The images in memory; scored before where the contender remembers."""
+    """Return the decoded images; scored once already if the contender has a cache."""
     held = contender.decode(photographs(images))
-    if contender.remembers:
+    if contender.caches:
         contender.scores(held, captions(texts))
     return held
 
 
-def _timed(contender: contenders.Contender, work: Callable[[], Any], asked: int = 1) -> Figures:
-    """Seconds of the work; what takes less than ``SHORT`` is asked several times, and its median counts."""
+def _timed(contender: contenders.Contender, work: Callable[[], Any], short_repeats: int = 1) -> Figures:
+    """Return the seconds of the work; the median of ``short_repeats`` runs if one takes less than ``SHORT``."""
     contender.scale = 1.0
     seconds = _seconds(work)
     if seconds < SHORT:
-        seconds = statistics.median([seconds, *(_seconds(work) for _ in range(asked - 1))])
+        seconds = statistics.median([seconds, *(_seconds(work) for _ in range(short_repeats - 1))])
     return {"seconds": seconds * contender.scale, "scale": contender.scale}
 
 

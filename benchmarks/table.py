@@ -1,4 +1,4 @@
-"""Figures become one table: medians, spreads, and the ratio to the best alternative; as Markdown and as JSON."""
+"""Writes figures as one table (medians, spreads, ratio to the best alternative), as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ OURS = "clipdemo"
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured for one task.
+    """The measurements of one task.
 
     Attributes:
-        task: in words.
-        unit: "s", "ms", "MB" or "%".
-        values: every repetition by contender.
-        target: what was aimed at, in words; empty without an aim.
-        scaled: contenders of which only a part was run, and by how much it was multiplied.
-        failed: contenders that gave no figure, and why.
+        task: title of the row.
+        unit: "s", "ms", "MB", "%" or "GFLOP/s".
+        values: every repetition, by contender.
+        target: such as "≥ 1.2 ×", or empty.
+        scaled: factor by contender, above 1 if only a part was run.
+        failed: reason by contender that returned no figure.
     """
 
     task: str
@@ -32,14 +32,14 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long the best alternative takes, medians compared; None without one."""
-        others = [statistics.median(taken) for name, taken in self.values.items() if name != OURS and taken]
+        """The best alternative's median over clipdemo's; None if either is missing."""
+        others = [statistics.median(times) for name, times in self.values.items() if name != OURS and times]
         own = self.values.get(OURS)
         return min(others) / statistics.median(own) if own and others else None
 
 
 def markdown(lines: list[Line], machine: dict[str, str], names: list[str]) -> str:
-    """The whole of ``results.md``."""
+    """Return the content of ``results.md``."""
     compared = [line for line in lines if OURS in line.values and len(line.values) + len(line.failed) > 1]
     single = [line for line in lines if line not in compared]
     text = [
@@ -51,18 +51,18 @@ def markdown(lines: list[Line], machine: dict[str, str], names: list[str]) -> st
     text += [f"- {name}: {value}" for name, value in machine.items()]
     text += [
         "",
-        "Median (least to most) of the repetitions, alternatives taken in turn in one run. A star: scaled",
-        "from a part. One thing more or the same again, where it takes less than a second, is asked five times",
-        "in a row each time, and their median is one repetition. The ratio is the best alternative's median over",
+        "Median (minimum to maximum) of the repetitions; contenders take turns in one run. A star marks a figure that",
+        "was scaled from a part. Questions with one more item, or the same again, are asked five times in a row if they",
+        "take less than a second; their median is one repetition. The ratio is the best alternative's median over",
         "clipdemo's.",
         "",
     ]
-    text += [f"| task | {' | '.join([OURS, *names])} | ratio | aim |", "|" + " --- |" * (len(names) + 4)]
+    text += [f"| task | {' | '.join([OURS, *names])} | ratio | target |", "|" + " --- |" * (len(names) + 4)]
     for line in compared:
         cells = [_cell(line, name) for name in [OURS, *names]]
         ratio = "" if line.ratio is None else f"**{line.ratio:.3g} ×**"
         text.append(f"| {line.task} | {' | '.join(cells)} | {ratio} | {line.target} |")
-    text += ["", "| figure | value | aim |", "| --- | --- | --- |"]
+    text += ["", "| figure | value | target |", "| --- | --- | --- |"]
     for line in single:
         for name in [*line.values, *line.failed]:
             task = line.task if name == OURS else f"{line.task}: {name}"
@@ -73,7 +73,7 @@ def markdown(lines: list[Line], machine: dict[str, str], names: list[str]) -> st
 
 
 def write(folder: Path, lines: list[Line], machine: dict[str, str], names: list[str]) -> str:
-    """Write ``results.md`` and ``results.json``; gives the first."""
+    """Write ``results.md`` and ``results.json``; returns the former."""
     folder.mkdir(parents=True, exist_ok=True)
     text = markdown(lines, machine, names)
     (folder / "results.md").write_text(text, encoding="utf-8")
@@ -83,12 +83,12 @@ def write(folder: Path, lines: list[Line], machine: dict[str, str], names: list[
 
 
 def _cell(line: Line, name: str) -> str:
-    taken = line.values.get(name)
-    if not taken:
+    times = line.values.get(name)
+    if not times:
         return "not run" if name in line.failed else ""
     star = "\\*" if line.scaled.get(name, 1.0) > 1 else ""
-    middle = f"{_number(statistics.median(taken))} {line.unit}{star}"
-    return middle if len(taken) == 1 else f"{middle} ({_number(min(taken))}–{_number(max(taken))})"
+    median = f"{_number(statistics.median(times))} {line.unit}{star}"
+    return median if len(times) == 1 else f"{median} ({_number(min(times))}–{_number(max(times))})"
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What is measured: every task asks the workers turn by turn and gives the lines of the table."""
+"""The tasks: each asks the workers in turn and returns lines of the table."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Size:
 
     Attributes:
         images: photographs of one megapixel.
-        captions: of the same question.
+        captions: captions of a question.
         large: photographs of twelve megapixels.
-        rows: of the pair table; alternatives run ``rows_compared`` of them.
-        rows_compared: rows that every contender runs in turn.
-        repeats: of every task.
-        batches: sizes tried inside the image tower.
-        workspace: images, besides the samples, and captions of the reruns.
-        visits: of the page in a browser.
+        rows: rows of the pair table that clipdemo runs alone.
+        rows_compared: rows of the pair table that every contender runs in turn.
+        repeats: repetitions of every task.
+        batches: batch sizes for the image tower.
+        workspace: images (in addition to the samples) and captions of the reruns.
+        visits: visits in a browser.
     """
 
     images: int = 64
@@ -51,26 +51,26 @@ QUICK = Size(2, 2, 1, 6, 4, 1, (1, 2), (2, 3), 1)
 
 @dataclass(frozen=True)
 class Bench:
-    """The workers and what to do with them."""
+    """The workers that run, those that failed with their reasons, and how much is measured."""
 
     size: Size
     workers: dict[str, Worker]
     failed: dict[str, str]
 
     def turns(self, line: Line, step: str, **given: Any) -> Line:
-        """Ask every worker, again and again, for one step."""
+        """Ask every worker in turn for one step, ``repeats`` times, and add the figures to the line."""
         alive = {name: worker for name, worker in self.workers.items() if name != EMBEDDED}
         line.failed.update(self.failed)
         for _ in range(self.size.repeats):
             for name, worker in list(alive.items()):
                 try:
-                    found = worker.ask(step, **given)
+                    answer = worker.ask(step, **given)
                 except WorkerError as error:
                     line.failed[name] = str(error)[:200]
                     del alive[name]
                     continue
-                line.values.setdefault(name, []).append(found["seconds"] * _FACTORS[line.unit])
-                line.scaled[name] = found["scale"]
+                line.values.setdefault(name, []).append(answer["seconds"] * _FACTORS[line.unit])
+                line.scaled[name] = answer["scale"]
         return line
 
 
@@ -79,7 +79,7 @@ Task = Callable[[Bench], Sequence[Line]]
 
 
 def cold(bench: Bench) -> Sequence[Line]:
-    """Files to scores."""
+    """Score files with an empty cache."""
     size = bench.size
     title = f"{size.images} photographs × {size.captions} captions, cold"
     line = Line(title, "s", target="≥ 1.2 ×")
@@ -90,103 +90,103 @@ def cold(bench: Bench) -> Sequence[Line]:
 
 
 def warm(bench: Bench) -> Sequence[Line]:
-    """The next questions about the same images."""
+    """Ask further questions about the same images."""
     given = {"images": bench.size.images, "texts": bench.size.captions}
     return [
-        bench.turns(Line("one more caption", "ms", target="≥ 50 ×"), "another_caption", **given),
-        bench.turns(Line("that caption alone, image embeddings kept by hand", "ms"), "only_a_caption"),
-        bench.turns(Line("one more image", "ms"), "another_image", **given),
-        bench.turns(Line("the same page again", "ms"), "again", **given),
+        bench.turns(Line("one more caption", "ms", target="≥ 50 ×"), "one_more_caption", **given),
+        bench.turns(Line("that caption alone, image embeddings kept by hand", "ms"), "caption_alone"),
+        bench.turns(Line("one more image", "ms"), "one_more_image", **given),
+        bench.turns(Line("the same page again", "ms"), "same_question", **given),
     ]
 
 
 def large(bench: Bench) -> Sequence[Line]:
-    """Files as a phone makes them."""
+    """Encode photographs as large as a phone's."""
     line = Line(f"{bench.size.large} JPEGs of 12 megapixels, bytes to embeddings", "s", target="≥ 2.5 ×")
     return [bench.turns(line, "large", images=bench.size.large), *_memory(bench, "after 12-megapixel JPEGs")]
 
 
 def table(bench: Bench) -> Sequence[Line]:
-    """Rows of URLs on this machine."""
+    """Score a table of URLs that this machine serves."""
     size = bench.size
     with serving() as port:
         title = f"pair table from a web server on this machine, {size.rows_compared} rows"
         line = Line(title, "s", target="≥ 1.5 ×")
         lines = [bench.turns(line, "table", port=port, rows=size.rows_compared)]
-        before = bench.workers[OWN].ask("only_a_caption")["megabytes"]
-        found = bench.workers[OWN].ask("table", port=port, rows=size.rows)
-    each = found["seconds"] / size.rows * 1000
-    grown = found["megabytes"] - before
+        before = bench.workers[OWN].ask("caption_alone")["megabytes"]
+        answer = bench.workers[OWN].ask("table", port=port, rows=size.rows)
+    milliseconds = answer["seconds"] / size.rows * 1000
+    growth = answer["megabytes"] - before
     return [
         *lines,
-        Line(f"a row of the pair table, {size.rows:,} rows", "ms", {OWN: [each]}),
-        Line(f"memory grown over {size.rows:,} rows", "MB", {OWN: [grown]}, "flat"),
+        Line(f"a row of the pair table, {size.rows:,} rows", "ms", {OWN: [milliseconds]}),
+        Line(f"memory grown over {size.rows:,} rows", "MB", {OWN: [growth]}, "flat"),
         *_memory(bench, "after the pair table"),
     ]
 
 
 def tower(bench: Bench) -> Sequence[Line]:
-    """How much of the machine the image tower uses."""
-    found = bench.workers[OWN].ask("tower", sizes=bench.size.batches, repeats=max(2, bench.size.repeats))
-    shares = {
-        f"batch of {batch}": [100 * share for share in taken] for batch, taken in found["shares"].items()
+    """Measure how much of the machine's arithmetic the image tower reaches."""
+    answer = bench.workers[OWN].ask("tower", sizes=bench.size.batches, repeats=max(2, bench.size.repeats))
+    percent = {
+        f"batch of {batch}": [100 * share for share in shares] for batch, shares in answer["shares"].items()
     }
     return [
-        Line("matrix product of the machine", "GFLOP/s", {OWN: found["gigaflops"]}),
-        Line("share of it inside the image tower", "%", shares, "≥ 80 % at the best batch"),
+        Line("matrix product of the machine", "GFLOP/s", {OWN: answer["gigaflops"]}),
+        Line("share of it inside the image tower", "%", percent, "≥ 80 % at the best batch"),
     ]
 
 
 def embedded(bench: Bench) -> Sequence[Line]:
-    """The model that needs no hub."""
+    """Time the embedded model."""
     worker, size = bench.workers[EMBEDDED], bench.size
-    found = [worker.ask("embedded", images=size.images, texts=size.captions) for _ in range(size.repeats)]
+    answers = [worker.ask("embedded", images=size.images, texts=size.captions) for _ in range(size.repeats)]
     return [
-        Line("embedded model, an image", "ms", {OWN: [1000 * each["image"] for each in found]}),
-        Line("embedded model, a caption", "ms", {OWN: [1000 * each["caption"] for each in found]}),
-        Line("memory with the embedded model", "MB", {OWN: [found[-1]["megabytes"]]}),
+        Line("embedded model, an image", "ms", {OWN: [1000 * each["image"] for each in answers]}),
+        Line("embedded model, a caption", "ms", {OWN: [1000 * each["caption"] for each in answers]}),
+        Line("memory with the embedded model", "MB", {OWN: [answers[-1]["megabytes"]]}),
     ]
 
 
 def reruns(bench: Bench) -> Sequence[Line]:
-    """Script time with a full workspace."""
+    """Time reruns of the script with a full workspace."""
     images, captions = bench.size.workspace
     command = [sys.executable, "-m", "benchmarks.reruns", str(images), str(captions), str(bench.size.repeats)]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    found = json.loads(done.stdout.splitlines()[-1])
+    answer = json.loads(done.stdout.splitlines()[-1])
     title = f"rerun with {images} images and the samples × {captions} captions, {{}} page"
     return [
         *(
-            Line(title.format(page), "ms", {OWN: [1000 * each for each in found[page]]}, "≤ 150 ms")
+            Line(title.format(page), "ms", {OWN: [1000 * each for each in answer[page]]}, "≤ 150 ms")
             for page in ("Rank", "Matrix")
         ),
-        Line("memory of that process", "MB", {OWN: [found["megabytes"]]}),
+        Line("memory of that process", "MB", {OWN: [answer["megabytes"]]}),
     ]
 
 
 def paint(bench: Bench) -> Sequence[Line]:
-    """The first visit, in a browser."""
+    """Time the first visit in a browser."""
     try:
         from benchmarks import first_visit
     except ImportError:
         return [Line("first paint", "s", failed={OWN: "needs the development requirements"})]
     if first_visit.CHROMIUM is None:
-        return [Line("first paint", "s", failed={OWN: "no Chromium here"})]
-    seen = first_visit.paint(bench.size.visits)
+        return [Line("first paint", "s", failed={OWN: "Chromium is not installed"})]
+    times = first_visit.paint(bench.size.visits)
     return [
-        Line("first ranked grid, cold server", "s", {OWN: [seen.cold]}),
-        Line("first ranked grid, warm server", "s", {OWN: seen.warm}, "≤ 2 s"),
-        Line("empty Streamlit page, warm server", "s", {OWN: seen.empty}),
-        Line("server memory, embedded model warm", "MB", {OWN: [seen.megabytes]}),
+        Line("first ranked grid, cold server", "s", {OWN: [times.cold]}),
+        Line("first ranked grid, warm server", "s", {OWN: times.warm}, "≤ 2 s"),
+        Line("empty Streamlit page, warm server", "s", {OWN: times.empty}),
+        Line("server memory, embedded model warm", "MB", {OWN: [times.megabytes]}),
     ]
 
 
 def _memory(bench: Bench, moment: str) -> list[Line]:
-    held: dict[str, list[float]] = {}
+    megabytes: dict[str, list[float]] = {}
     for name, worker in bench.workers.items():
         if name != EMBEDDED:
-            held[name] = [worker.ask("nothing")["megabytes"]]
-    return [Line(f"memory {moment}", "MB", held)]
+            megabytes[name] = [worker.ask("memory")["megabytes"]]
+    return [Line(f"memory {moment}", "MB", megabytes)]
 
 
 TASKS: dict[str, Task] = {
@@ -201,11 +201,11 @@ TASKS: dict[str, Task] = {
 }
 
 
-def run(bench: Bench, wanted: Sequence[str]) -> list[Line]:
-    """The lines of the tasks wanted, in the order of ``TASKS``; says on the way how long each takes."""
+def run(bench: Bench, names: Sequence[str]) -> list[Line]:
+    """Run the named tasks in the order of ``TASKS``, printing how long each takes; returns their lines."""
     lines = _memory(bench, "loaded and warm")
     for name, task in TASKS.items():
-        if name in wanted:
+        if name in names:
             started = time.perf_counter()
             lines += task(bench)
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""A web server on this machine that has a photograph and a table row for every number."""
+"""Serves generated photographs on this machine, one URL and one table row per number."""
 
 from __future__ import annotations
 
@@ -16,34 +16,29 @@ from clipdemo.images.connection import Network
 
 HOST = "photographs.example"
 _PUBLIC = "93.184.215.14"
-_DIFFERENT = 32  # photographs; each URL's file differs, for bytes after a JPEG's end change nothing in it
+_PHOTOGRAPHS = 32  # different pictures; bytes after a JPEG's end make the file of each URL unique
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of a table.
-
-    Attributes:
-        url: of the image.
-        caption: of the row alone.
-    """
+    """A row of the table: the URL of an image, and its caption."""
 
     url: str
     caption: str
 
 
 def pairs(count: int, first: int = 0) -> list[Pair]:
-    """Rows whose images and captions are all different."""
+    """Return rows whose images and captions are all different, from number ``first`` on."""
     return [Pair(f"http://{HOST}/{n}.jpg", caption(n)) for n in range(first, first + count)]
 
 
 def loopback(port: int, url: str) -> str:
-    """Where this machine serves a URL."""
+    """Return the address at which this machine serves a URL."""
     return f"http://127.0.0.1:{port}{urlsplit(url).path}"
 
 
 def network_to(port: int) -> Network:
-    """A network whose one public address is the server below; everything else of the safe fetcher is real."""
+    """Return a network that connects every host to the local server; the rest of the fetcher is real."""
     answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (_PUBLIC, 80))]
     return Network(
         resolve=lambda *_, **__: answer,
@@ -54,7 +49,7 @@ def network_to(port: int) -> Network:
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         number = int(self.path.strip("/").removesuffix(".jpg"))
-        body = photograph(number % _DIFFERENT, SMALL) + number.to_bytes(8, "big")
+        body = photograph(number % _PHOTOGRAPHS, SMALL) + number.to_bytes(8, "big")
         self.send_response(200)
         self.send_header("Content-Type", "image/jpeg")
         self.send_header("Content-Length", str(len(body)))
@@ -62,13 +57,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Suppress the log line of each request."""
 
 
 @contextmanager
 def serving() -> Iterator[int]:
-    """The port of a server that has its photographs ready."""
-    for number in range(_DIFFERENT):
+    """Run a server with its photographs generated in advance; yields the port."""
+    for number in range(_PHOTOGRAPHS):
         photograph(number, SMALL)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -1,7 +1,7 @@
-"""A contender in a process of its own: ``Worker`` starts it and asks; run as a module, this file answers.
+"""Runs a contender in a process of its own: ``Worker`` starts it and asks; run as a module, this file answers.
 
-One line of JSON each way. A worker that is not asked anything costs no processor time, so alternatives can be
-timed turn by turn.
+Question and answer are one line of JSON each. An idle worker uses no processor time, so contenders can be timed
+in turn.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_PREFIX = "answer: "  # libraries print, too
+_PREFIX = "answer: "  # libraries also print to standard output
 
 
 class WorkerError(Exception):
-    """A contender that cannot run here; the message is its own."""
+    """A contender that cannot run on this machine, with its own message."""
 
 
 class Worker:
-    """A contender, loading from now on; ``wait`` before the first question.
+    """Starts to load a contender; call ``wait`` before the first question.
 
     Args:
-        name: a key of ``CONTENDERS``.
+        name: ``OWN``, ``EMBEDDED`` or a key of ``ALTERNATIVES`` in ``benchmarks.steps``.
         checkpoint: folder of the common checkpoint.
-        extra: a folder that only this process may import from, or None.
+        extra: another folder from which only this process imports, or None.
     """
 
     def __init__(self, name: str, checkpoint: Path, extra: Path | None = None) -> None:
@@ -44,25 +44,25 @@ class Worker:
         )
 
     def wait(self) -> None:
-        """Until it is loaded.
+        """Wait until the contender is loaded.
 
         Raises:
-            WorkerError: it cannot run here.
+            WorkerError: the contender cannot run on this machine.
         """
         self._answer()
 
     def ask(self, step: str, **given: Any) -> dict[str, Any]:
-        """Have a step done; gives its figures, "megabytes" held afterwards among them.
+        """Run a step of ``benchmarks.steps``; returns its figures and the resident "megabytes" after it.
 
         Raises:
-            WorkerError: it failed.
+            WorkerError: the step failed.
         """
         assert self._process.stdin  # noqa: S101 - a pipe
         print(json.dumps({"step": step, **given}), file=self._process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
@@ -78,7 +78,7 @@ class Worker:
 
 
 def main(name: str, checkpoint: str, extra: str) -> None:
-    """Load a contender and answer until nobody asks any more."""
+    """Load a contender and answer questions until standard input closes."""
     if extra:
         sys.path.append(extra)
     from benchmarks import steps
@@ -98,7 +98,7 @@ def main(name: str, checkpoint: str, extra: str) -> None:
         step = given.pop("step")
         try:
             answer(getattr(steps, step)(contender, **given))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other contenders go on
+        except Exception as error:  # noqa: BLE001 - third-party boundary: the other contenders go on
             answer({"error": f"{type(error).__name__}: {error}"})
 
 

@@ -1,4 +1,4 @@
-"""What a run costs: seconds and items of each stage, and the most memory it held. No framework here."""
+"""What a run costs: seconds and items of each stage, and peak memory. Imports no framework."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
+from clipdemo.limits import MEGABYTE
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -19,9 +21,9 @@ class Stage:
     """One stage of a run.
 
     Attributes:
-        name: "fetch", "decode", "encode images", "encode captions" or "score".
-        seconds: of work, summed over threads; stages overlap, so they may exceed the run's own time.
-        items: how many went through.
+        name: such as "fetch", "decode", "encode images" or "score".
+        seconds: of work, summed over threads; stages overlap, so the sum may exceed the run's elapsed time.
+        items: number processed.
     """
 
     name: str
@@ -30,34 +32,34 @@ class Stage:
 
     @property
     def rate(self) -> float:
-        """Items a second of work; 0 when nothing was timed."""
+        """Items per second of work; 0 when nothing was timed."""
         return self.items / self.seconds if self.seconds > 0 else 0.0
 
 
-class Show(Protocol):
-    """Told how far a run is."""
+class ProgressCallback(Protocol):
+    """A function that a long run calls with its progress."""
 
     def __call__(self, done: int, total: int | None, rate: float) -> None:
-        """``done`` of ``total``, ``rate`` a second."""
+        """Report ``done`` of ``total`` items (None: unknown) at ``rate`` items per second."""
 
 
 class Footprint:
-    """Sums up stages from any thread."""
+    """Adds up the stages of a run; thread-safe."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, int]] = {}
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._started = time.perf_counter()
 
     def add(self, name: str, seconds: float, items: int) -> None:
-        """Count ``items`` that took ``seconds`` in the stage ``name``."""
-        with self._guard:
-            had_seconds, had_items = self._sums.get(name, (0.0, 0))
-            self._sums[name] = had_seconds + seconds, had_items + items
+        """Add ``items`` that took ``seconds`` to the stage ``name``."""
+        with self._lock:
+            total_seconds, total_items = self._sums.get(name, (0.0, 0))
+            self._sums[name] = total_seconds + seconds, total_items + items
 
     @contextmanager
     def stage(self, name: str, items: int) -> Iterator[None]:
-        """Time the block; one that raises is timed, too."""
+        """Time the block, also when it raises."""
         started = time.perf_counter()
         try:
             yield
@@ -65,7 +67,7 @@ class Footprint:
             self.add(name, time.perf_counter() - started, items)
 
     def timed(self, name: str, function: Callable[P, Result]) -> Callable[P, Result]:
-        """``function``, with each call counted as one item of the stage ``name``."""
+        """Wrap ``function`` so that each call counts as one item of the stage ``name``."""
 
         def measured(*args: P.args, **kwargs: P.kwargs) -> Result:
             with self.stage(name, 1):
@@ -75,21 +77,37 @@ class Footprint:
 
     @property
     def seconds(self) -> float:
-        """Seconds on the clock since the run began."""
+        """Elapsed seconds since the run started."""
         return time.perf_counter() - self._started
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Every stage so far, in the order they first ended."""
-        with self._guard:
+        """All stages so far, in the order in which they first ended."""
+        with self._lock:
             return tuple(Stage(name, seconds, items) for name, (seconds, items) in self._sums.items())
 
 
 def peak_resident_bytes() -> int | None:
-    """The most memory this process ever held, or None where the system does not say (Windows)."""
+    """Return the peak memory of this process, or None on Windows, which does not report it."""
     if sys.platform == "win32":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def memory_text(resident: int | None, gpu: int | None) -> str:
+    """Format peak memory, such as "peak memory 812 MB, on the GPU 340 MB".
+
+    Args:
+        resident: bytes of the process; None is unknown.
+        gpu: bytes on the GPU; None without one.
+    """
+    text = "peak memory " + ("unknown" if resident is None else f"{resident / MEGABYTE:,.0f} MB")
+    return text if gpu is None else f"{text}, on the GPU {gpu / MEGABYTE:,.0f} MB"
+
+
+def stage_text(stage: Stage) -> str:
+    """Format one stage, such as "decode 1.2 s for 320 (267/s)"."""
+    return f"{stage.name} {stage.seconds:.1f} s for {stage.items:,} ({stage.rate:,.0f}/s)"

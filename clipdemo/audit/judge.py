@@ -1,4 +1,4 @@
-"""What a scored table says: ranks among rivals, flags, retrieval figures, and the rows of the output."""
+"""Judges a scored table: ranks among rivals, flags, retrieval metrics, and the rows of the output."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from clipdemo import similarity
 from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger
-from clipdemo.scoring import metrics
-from clipdemo.scoring.rivals import BLOCK, Rivals, find_rivals
+from clipdemo.scoring.retrieval import RetrievalMetrics, retrieval_metrics
+from clipdemo.scoring.rivals import BLOCK, Rivals, find_rivals, row_cosines
 from clipdemo.similarity import BoolArray, FloatArray, IntArray
 from clipdemo.tables.table import Table
 from clipdemo.types import Checkpoint
@@ -20,7 +20,6 @@ from clipdemo.types import Checkpoint
 SWAPPED, WEAK, DUPLICATE = "likely swapped", "weak", "duplicate image"
 FLAGS = (SWAPPED, WEAK, DUPLICATE)
 WEAK_BELOW, POSSIBLE_FROM, STRONG_FROM = 80.0, 95.0, 99.0  # percentiles, as on the score card
-CUTS = (1, 5, 10)
 RESULT_COLUMNS = (
     "similarity",
     "percentile",
@@ -34,43 +33,20 @@ RESULT_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Retrieval:
-    """One direction of retrieval; a query is a hit when any of its right answers is among the first k.
-
-    Attributes:
-        queries: how many there are.
-        recall: k -> recall@k, 0 to 1.
-        mean_reciprocal_rank: of the best right answer.
-        median_rank: of the best right answer.
-    """
-
-    queries: int
-    recall: dict[int, float]
-    mean_reciprocal_rank: float
-    median_rank: float
-
-    @classmethod
-    def of(cls, ranks: IntArray) -> Retrieval:
-        """From the 1-based rank of each query's best right answer, (n_queries,)."""
-        recall = {k: metrics.recall_at_k(ranks, k) for k in CUTS}
-        return cls(len(ranks), recall, metrics.mean_reciprocal_rank(ranks), metrics.median_rank(ranks))
-
-
-@dataclass(frozen=True)
 class Summary:
-    """The table in a few figures.
+    """Figures of a scored table.
 
     Attributes:
         rows: of the table.
         scored: rows with a similarity.
         failed: rows with an error.
-        errors: the first words of these errors -> rows, the commonest first.
-        images: distinct images that were scored; equal bytes are one image.
+        errors: number of rows by the label of their error, the five commonest first.
+        images: distinct images that were scored; files with equal bytes are one image.
         captions: distinct captions that were scored.
-        truncated: scored rows whose caption has a tail the checkpoint does not read.
-        flags: flag -> rows that carry it.
-        image_to_text: each image asks for its captions.
-        text_to_image: each caption asks for its images.
+        truncated: scored rows whose caption is longer than the checkpoint reads.
+        flags: number of rows by flag.
+        image_to_text: each image searches for its captions.
+        text_to_image: each caption searches for its images.
     """
 
     rows: int
@@ -81,24 +57,24 @@ class Summary:
     captions: int
     truncated: int
     flags: dict[str, int]
-    image_to_text: Retrieval
-    text_to_image: Retrieval
+    image_to_text: RetrievalMetrics[float]
+    text_to_image: RetrievalMetrics[float]
 
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """A scored table; everything is by pair, in the order of the rows that could be scored.
+    """A scored table. Arrays hold one entry per pair, in the order of the rows that could be scored.
 
     Attributes:
-        table: as it was read.
-        ledger: holds embeddings, captions and errors.
-        checkpoint: what the cosines must be read against.
-        numbers: (n,) row number of each pair.
-        pairs: (n, 2) ids of its image and caption.
+        table: the rows.
+        ledger: their embeddings, captions and errors.
+        checkpoint: that scored them.
+        numbers: (n,) row numbers.
+        pairs: (n, 2) image and caption ids.
         cosines: (n,).
         percentiles: (n,) against the background of unrelated pairs, 0-100.
         rivals: ranks and best rivals.
-        flags: (n,) what each pair is flagged with.
+        flags: (n,) the flags of each pair.
     """
 
     table: Table
@@ -112,28 +88,28 @@ class Audit:
     flags: list[tuple[str, ...]]
 
     def worst(self) -> IntArray:
-        """(n,) pairs, lowest percentile first; ties keep the order of the rows."""
+        """Return (n,) indices of the pairs, lowest percentile first; ties keep the order of the rows."""
         return np.argsort(self.cosines, kind="stable").astype(np.int64)
 
     def caption(self, pair: int) -> str:
-        """The caption of a pair."""
+        """Return the caption of a pair."""
         return self.ledger.caption_text(int(self.pairs[pair, 1]))[0]
 
     def image_name(self, image: int) -> str:
-        """What the table first called an image."""
+        """Return the first name that the table gives an image."""
         return self.ledger.file_name(image)
 
     def short_name(self, image: int) -> str:
-        """The end of an image's name, where names of one folder differ."""
+        """Return the last part of an image's path or URL."""
         return self.image_name(image).rstrip("/").rsplit("/", 1)[-1]
 
     def rival_caption(self, pair: int) -> str:
-        """The caption of other images that fits the pair's image best; empty without rivals."""
+        """Return the best-scoring caption of other images for the pair's image; "" without rivals."""
         rival = int(self.rivals.rival_caption[self.pairs[pair, 0]])
         return self.ledger.caption_text(rival)[0] if rival >= 0 else ""
 
     def results(self, pair: int) -> tuple[str, ...]:
-        """The cells of ``RESULT_COLUMNS`` of one pair."""
+        """Return the cells of ``RESULT_COLUMNS`` for a pair."""
         return (
             f"{self.cosines[pair]:.6f}",
             f"{self.percentiles[pair]:.2f}",
@@ -146,43 +122,41 @@ class Audit:
         )
 
     def rows(self) -> Iterator[list[str]]:
-        """Every row of the table with its results, in order; rows never reached say so."""
-        done = self.ledger.rows()
+        """Yield every row of the table with its results, in order; rows that were not reached have an error."""
+        scored_rows = self.ledger.rows()
         pair = 0
         for row in self.table.rows():
-            found = next(done, None)
-            if found is None:
+            scored = next(scored_rows, None)
+            if scored is None:
                 yield [*row.cells, *unscored("not scored: stopped before this row")]
-            elif found.error:
-                yield [*row.cells, *unscored(found.error)]
+            elif scored.error:
+                yield [*row.cells, *unscored(scored.error)]
             else:
                 yield [*row.cells, *self.results(pair)]
                 pair += 1
 
     def summary(self) -> Summary:
-        """The table in a few figures."""
+        """Return the figures of the table."""
         images, captions = self.pairs[:, 0], self.pairs[:, 1]
-        flags = Counter(flag for some in self.flags for flag in some)
+        image_ranks, caption_ranks = self.rivals.best_ranks()
+        flags = Counter(flag for pair_flags in self.flags for flag in pair_flags)
+        errors = Counter(row.error.split(":")[0][:60] for row in self.ledger.rows() if row.error)
         return Summary(
             rows=self.table.count,
             scored=len(self.pairs),
             failed=self.table.count - len(self.pairs),
-            errors=dict(
-                Counter(row.error.split(":")[0][:60] for row in self.ledger.rows() if row.error).most_common(
-                    5
-                )
-            ),
+            errors=dict(errors.most_common(5)),
             images=len(np.unique(images)),
             captions=len(np.unique(captions)),
             truncated=sum(self.ledger.caption_text(int(caption))[1] for caption in captions),
             flags={flag: flags[flag] for flag in FLAGS},
-            image_to_text=Retrieval.of(best_rank(images, self.rivals.rank_of_caption)),
-            text_to_image=Retrieval.of(best_rank(captions, self.rivals.rank_of_image)),
+            image_to_text=retrieval_metrics(image_ranks),
+            text_to_image=retrieval_metrics(caption_ranks),
         )
 
 
 def result_columns(table: Table) -> tuple[str, ...]:
-    """Names of the result columns; all get a prefix, if need be twice, where the table already uses one of them."""
+    """Return the names of the result columns, prefixed with "clipdemo_" until none is a column of the table."""
     taken = {column.strip().lower() for column in table.columns}
     names: tuple[str, ...] = RESULT_COLUMNS
     while taken.intersection(names):
@@ -191,21 +165,21 @@ def result_columns(table: Table) -> tuple[str, ...]:
 
 
 def unscored(error: str) -> tuple[str, ...]:
-    """The cells of ``RESULT_COLUMNS`` of a row that has no score."""
+    """Return the cells of ``RESULT_COLUMNS`` for a row without a score."""
     return ("",) * (len(RESULT_COLUMNS) - 1) + (error,)
 
 
 def judge(
     table: Table, ledger: Ledger, checkpoint: Checkpoint, background: FloatArray, footprint: Footprint
 ) -> Audit:
-    """Rank and flag what the ledger holds.
+    """Rank and flag the pairs of a ledger.
 
     Args:
         table: the rows, all or some of which were scored.
-        ledger: of ``score_table``.
-        checkpoint: under which they were scored.
-        background: cosines of unrelated pairs under it.
-        footprint: takes the seconds.
+        ledger: filled by ``score_table``.
+        checkpoint: that scored them.
+        background: cosines of unrelated pairs under the same checkpoint.
+        footprint: receives the time.
     """
     numbers, pairs, cosines = ledger.pairs()
     with footprint.stage("score", len(pairs)):
@@ -213,59 +187,41 @@ def judge(
         rivals = find_rivals(ledger.image_blocks, ledger.caption_blocks, shape, pairs, cosines)
         percentiles = similarity.percentile(cosines, background)
         weak = percentiles < WEAK_BELOW
-        swapped = weak & (
-            _strong_elsewhere(pairs, rivals, background) | _gains(ledger, pairs, cosines, rivals, background)
-        )
-        twice = ledger.duplicates()
+        swapped = weak & (_strong_elsewhere(rivals, background) | _gains(ledger, rivals, background))
+        duplicates = ledger.duplicates()
+    duplicate = [image in duplicates for image in pairs[:, 0].tolist()]
     flags = [
-        tuple(
-            flag
-            for flag, holds in (
-                (SWAPPED, swapped[pair]),
-                (WEAK, weak[pair]),
-                (DUPLICATE, int(image) in twice),
-            )
-            if holds
-        )
-        for pair, image in enumerate(pairs[:, 0])
+        tuple(flag for flag, applies in zip(FLAGS, tests, strict=True) if applies)
+        for tests in zip(swapped, weak, duplicate, strict=True)
     ]
     return Audit(table, ledger, checkpoint, numbers, pairs, cosines, percentiles, rivals, flags)
 
 
-def _strong_elsewhere(pairs: IntArray, rivals: Rivals, background: FloatArray) -> BoolArray:
-    """(n,) whether the image has a strong match among other captions, and the caption among other images."""
-    of_image = similarity.percentile(rivals.rival_caption_cosine[pairs[:, 0]], background)
-    of_caption = similarity.percentile(rivals.rival_image_cosine[pairs[:, 1]], background)
+def _strong_elsewhere(rivals: Rivals, background: FloatArray) -> BoolArray:
+    """Return (n,): whether the image strongly matches another caption, and the caption another image."""
+    of_image = similarity.percentile(rivals.rival_caption_cosine[rivals.pairs[:, 0]], background)
+    of_caption = similarity.percentile(rivals.rival_image_cosine[rivals.pairs[:, 1]], background)
     return (of_image >= STRONG_FROM) & (of_caption >= STRONG_FROM)
 
 
-def _gains(
-    ledger: Ledger, pairs: IntArray, cosines: FloatArray, rivals: Rivals, background: FloatArray
-) -> BoolArray:
-    """(n,) whether exchanging captions with the pair whose caption fits the image best gives two possible matches.
+def _gains(ledger: Ledger, rivals: Rivals, background: FloatArray) -> BoolArray:
+    """Return (n,): whether swapping captions with the owner of the best rival caption yields two possible matches.
 
-    The other pair must gain, too; that this one does follows from its being weak.
+    The other pair must gain from the swap, too; this pair does because it is weak.
     """
+    pairs, cosines = rivals.pairs, rivals.cosines
     owner = np.full(ledger.caption_count, -1, dtype=np.int64)
     owner[pairs[::-1, 1]] = np.arange(len(pairs))[::-1]  # the first pair of each caption
     rival = rivals.rival_caption[pairs[:, 0]]
     possible = similarity.percentile(rivals.rival_caption_cosine[pairs[:, 0]], background) >= POSSIBLE_FROM
-    wanted = np.flatnonzero(possible & (rival >= 0))
+    candidates = np.flatnonzero(possible & (rival >= 0))
     gains = np.zeros(len(pairs), dtype=np.bool_)
-    for start in range(0, len(wanted), BLOCK):
-        some = wanted[start : start + BLOCK]
-        other = owner[rival[some]]
-        theirs = ledger.image_embeddings(pairs[other, 0].tolist())
-        ours = ledger.caption_embeddings(pairs[some, 1].tolist())
-        exchanged = np.einsum("nd,nd->n", theirs, ours)
-        likely = similarity.percentile(exchanged, background) >= POSSIBLE_FROM
-        gains[some] = likely & (exchanged > cosines[other])
+    for start in range(0, len(candidates), BLOCK):
+        block = candidates[start : start + BLOCK]
+        other = owner[rival[block]]
+        other_images = ledger.image_embeddings(pairs[other, 0].tolist())
+        own_captions = ledger.caption_embeddings(pairs[block, 1].tolist())
+        swapped = row_cosines(other_images, own_captions)
+        likely = similarity.percentile(swapped, background) >= POSSIBLE_FROM
+        gains[block] = likely & (swapped > cosines[other])
     return gains
-
-
-def best_rank(queries: IntArray, ranks: IntArray) -> IntArray:
-    """The best rank of each distinct query, in the order of their ids."""
-    distinct, place = np.unique(queries, return_inverse=True)
-    best = np.full(len(distinct), np.iinfo(np.int64).max, dtype=np.int64)
-    np.minimum.at(best, place, ranks)
-    return best

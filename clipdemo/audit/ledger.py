@@ -1,7 +1,7 @@
-"""What a run over a table has done so far, in SQLite: on disk for the command line, in memory for a page.
+"""The progress of a run over a table in SQLite: on disk for the command line, in memory for a page.
 
-It is what makes a run resumable, what lets each image and caption be encoded once, and what keeps the
-embeddings of a large table out of memory. A row is in it wholly or not at all.
+The ledger makes a run resumable, lets each image and caption be encoded once, and keeps the embeddings of a large table
+out of memory. Rows are committed completely or not at all.
 """
 
 from __future__ import annotations
@@ -29,23 +29,15 @@ CREATE TABLE rows (number INTEGER PRIMARY KEY, image INTEGER, caption INTEGER, c
 
 @dataclass(frozen=True)
 class File:
-    """What became of one image cell: an image's id, or why there is none."""
+    """The result of one image cell: the id of its image, or None and the error."""
 
     image: int | None
     error: str
 
 
 @dataclass(frozen=True)
-class Done:
-    """A row that has been dealt with.
-
-    Attributes:
-        number: its position in the table.
-        image: id of its image, None when the row failed.
-        caption: id of its caption, None when the row failed.
-        cosine: of the two, None when the row failed.
-        error: why it failed; empty when it did not.
-    """
+class ScoredRow:
+    """A processed row. Image id, caption id and cosine are None if it failed; the error is empty if it did not."""
 
     number: int
     image: int | None
@@ -55,13 +47,13 @@ class Done:
 
 
 class Ledger:
-    """One run. Ids of images and captions count from 0, in the order they came.
+    """The progress of one run. Ids of images and captions count from 0, in the order in which they are added.
 
     Args:
-        path: of the file, made when it is not there; None keeps everything in memory.
+        path: of the file, created if missing; None keeps everything in memory.
 
     Raises:
-        LedgerError: the file cannot be opened, is no ledger, or is in the hands of another run.
+        LedgerError: the file cannot be opened, is not a ledger, or is in use by another run.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -76,12 +68,12 @@ class Ledger:
             if not self._base.execute("SELECT name FROM sqlite_master").fetchall():
                 self._base.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
             self._base.execute("SELECT number FROM rows LIMIT 1")
-            self._base.execute("BEGIN IMMEDIATE")  # nobody else writes between two commits
+            self._base.execute("BEGIN IMMEDIATE")  # locks out other writers between two commits
         except sqlite3.Error as error:
-            raise LedgerError(_refused(path, error)) from error
+            raise LedgerError(_open_error(path, error)) from error
 
     def commit(self) -> None:
-        """Make everything so far outlast this process.
+        """Write everything so far to disk.
 
         Raises:
             LedgerError: the disk is full or gone.
@@ -95,122 +87,124 @@ class Ledger:
             ) from error
 
     def close(self) -> None:
-        """Let go of the file; what was not committed is dropped."""
+        """Close the file; uncommitted changes are lost."""
         self._base.close()
 
     def about(self) -> dict[str, str]:
-        """What the run is over, as :meth:`describe` was told; empty in a new ledger."""
+        """Return what :meth:`describe` stored; empty in a new ledger."""
         return dict(self._base.execute("SELECT key, value FROM about"))
 
     def describe(self, about: Mapping[str, str]) -> None:
-        """Keep what a resumed run must agree with."""
+        """Store what a resumed run must agree with."""
         self._base.executemany("INSERT INTO about VALUES (?, ?)", about.items())
         self.commit()
 
     def file(self, name: str) -> File | None:
-        """What became of an image cell, or None when it has not been dealt with."""
-        found = self._base.execute("SELECT image, error FROM files WHERE name = ?", [name]).fetchone()
-        return File(*found) if found else None
+        """Return the result of an image cell, or None before it is processed."""
+        row = self._base.execute("SELECT image, error FROM files WHERE name = ?", [name]).fetchone()
+        return File(*row) if row else None
 
     def add_file(self, name: str, image: int | None, error: str = "") -> None:
-        """Remember what became of an image cell."""
+        """Record the result of an image cell."""
         self._base.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [name, image, error])
 
     def file_name(self, image: int) -> str:
-        """The first image cell that led to an image."""
+        """Return the first image cell that named an image."""
         query = "SELECT name FROM files WHERE image = ? ORDER BY rowid LIMIT 1"
         return str(self._base.execute(query, [image]).fetchone()[0])
 
     def image(self, sha256: str) -> int | None:
-        """The id of an image, or None when it was never encoded."""
-        found = self._base.execute("SELECT id FROM images WHERE sha256 = ?", [sha256]).fetchone()
-        return int(found[0]) if found else None
+        """Return the id of an image, or None before it is encoded."""
+        row = self._base.execute("SELECT id FROM images WHERE sha256 = ?", [sha256]).fetchone()
+        return int(row[0]) if row else None
 
     def add_image(self, sha256: str, embedding: FloatArray, thumbnail: bytes | None) -> None:
-        """Keep an image that was just encoded."""
+        """Add an encoded image."""
         values = [self.image_count, sha256, _blob(embedding), thumbnail]
         self._base.execute("INSERT INTO images VALUES (?, ?, ?, ?)", values)
 
     def caption(self, text: str) -> int | None:
-        """The id of a caption, or None when it was never encoded."""
-        found = self._base.execute("SELECT id FROM captions WHERE text = ?", [text]).fetchone()
-        return int(found[0]) if found else None
+        """Return the id of a caption, or None before it is encoded."""
+        row = self._base.execute("SELECT id FROM captions WHERE text = ?", [text]).fetchone()
+        return int(row[0]) if row else None
 
-    def add_caption(self, text: str, embedding: FloatArray, cut: bool) -> None:
-        """Keep a caption that was just encoded."""
-        values = [self.caption_count, text, _blob(embedding), cut]
+    def add_caption(self, text: str, embedding: FloatArray, truncated: bool) -> None:
+        """Add an encoded caption."""
+        values = [self.caption_count, text, _blob(embedding), truncated]
         self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", values)
 
-    def add_rows(self, rows: Iterable[Done]) -> None:
-        """Keep rows that are dealt with."""
-        lines = [(row.number, row.image, row.caption, row.cosine, row.error) for row in rows]
-        self._base.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", lines)
+    def add_rows(self, rows: Iterable[ScoredRow]) -> None:
+        """Add processed rows."""
+        values = [(row.number, row.image, row.caption, row.cosine, row.error) for row in rows]
+        self._base.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", values)
 
     @property
     def row_count(self) -> int:
-        """Rows dealt with; they are the first ones of the table."""
+        """The number of processed rows; they are the first rows of the table."""
         return self._one("SELECT coalesce(max(number) + 1, 0) FROM rows")
 
     @property
     def image_count(self) -> int:
-        """Distinct images."""
+        """The number of distinct images."""
         return self._one("SELECT coalesce(max(id) + 1, 0) FROM images")
 
     @property
     def caption_count(self) -> int:
-        """Distinct captions."""
+        """The number of distinct captions."""
         return self._one("SELECT coalesce(max(id) + 1, 0) FROM captions")
 
-    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[Done]:
-        """Rows dealt with, in order, from ``start`` to before ``stop``."""
+    def rows(self, start: int = 0, stop: int | None = None) -> Iterator[ScoredRow]:
+        """Yield processed rows in order, from ``start`` to before ``stop``."""
         stop = self.row_count if stop is None else stop
-        # A block at a time: a cursor left open would hold off the next commit.
+        # Block by block: an open cursor would block the next commit.
         for first in range(start, stop, BLOCK):
             block = self._base.execute(
                 "SELECT number, image, caption, cosine, error FROM rows WHERE number >= ? AND number < ? ORDER BY number",
                 [first, min(first + BLOCK, stop)],
             ).fetchall()
-            yield from (Done(*line) for line in block)
+            yield from (ScoredRow(*values) for values in block)
 
     def pairs(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Every row that did not fail: its number (n,), (n, 2) image and caption, and cosine (n,)."""
+        """Return the rows without an error: their numbers (n,), image and caption ids (n, 2), and cosines (n,)."""
         query = "SELECT number, image, caption, cosine FROM rows WHERE error = '' ORDER BY number"
         kind = np.dtype([("number", "i8"), ("image", "i8"), ("caption", "i8"), ("cosine", "f4")])
-        lines = np.fromiter(self._base.execute(query), dtype=kind)
-        return lines["number"], np.stack([lines["image"], lines["caption"]], axis=1), lines["cosine"]
+        rows = np.fromiter(self._base.execute(query), dtype=kind)
+        return rows["number"], np.stack([rows["image"], rows["caption"]], axis=1), rows["cosine"]
 
     def image_blocks(self) -> Iterator[FloatArray]:
-        """Embeddings of the images, a block of unit rows at a time, in the order of their ids."""
+        """Yield the embeddings of the images in blocks of unit rows, in the order of their ids."""
         return self._blocks(
             "SELECT embedding FROM images WHERE id >= ? AND id < ? ORDER BY id", self.image_count
         )
 
     def caption_blocks(self) -> Iterator[FloatArray]:
-        """Embeddings of the captions, a block of unit rows at a time, in the order of their ids."""
+        """Yield the embeddings of the captions in blocks of unit rows, in the order of their ids."""
         return self._blocks(
             "SELECT embedding FROM captions WHERE id >= ? AND id < ? ORDER BY id", self.caption_count
         )
 
     def image_embeddings(self, ids: Sequence[int]) -> FloatArray:
-        """(len(ids), dim) unit rows."""
-        return self._picked("SELECT embedding FROM images WHERE id = ?", ids)
+        """Return (len(ids), dim) unit rows."""
+        return self._select("SELECT embedding FROM images WHERE id = ?", ids)
 
     def caption_embeddings(self, ids: Sequence[int]) -> FloatArray:
-        """(len(ids), dim) unit rows."""
-        return self._picked("SELECT embedding FROM captions WHERE id = ?", ids)
+        """Return (len(ids), dim) unit rows."""
+        return self._select("SELECT embedding FROM captions WHERE id = ?", ids)
 
     def caption_text(self, caption: int) -> tuple[str, bool]:
-        """A caption's text, and whether the checkpoint cut its tail off."""
-        text, cut = self._base.execute("SELECT text, cut FROM captions WHERE id = ?", [caption]).fetchone()
-        return str(text), bool(cut)
+        """Return a caption's text, and whether the checkpoint truncated it."""
+        text, truncated = self._base.execute(
+            "SELECT text, cut FROM captions WHERE id = ?", [caption]
+        ).fetchone()
+        return str(text), bool(truncated)
 
     def thumbnail(self, image: int) -> bytes | None:
-        """JPEG bytes of an image, if they were kept."""
-        found = self._base.execute("SELECT thumbnail FROM images WHERE id = ?", [image]).fetchone()
-        return found[0] if found else None
+        """Return the JPEG bytes of an image's thumbnail, or None if thumbnails were not kept."""
+        row = self._base.execute("SELECT thumbnail FROM images WHERE id = ?", [image]).fetchone()
+        return row[0] if row else None
 
     def duplicates(self) -> set[int]:
-        """Images that came under several names."""
+        """Return the ids of images that several image cells name."""
         query = "SELECT image FROM files WHERE image IS NOT NULL GROUP BY image HAVING count(*) > 1"
         return {image for (image,) in self._base.execute(query)}
 
@@ -218,16 +212,16 @@ class Ledger:
         for first in range(0, count, BLOCK):
             yield _rows(self._base.execute(query, [first, first + BLOCK]))
 
-    def _picked(self, query: str, ids: Sequence[int]) -> FloatArray:
-        return _rows(self._base.execute(query, [wanted]).fetchone() for wanted in ids)
+    def _select(self, query: str, ids: Sequence[int]) -> FloatArray:
+        return _rows(self._base.execute(query, [key]).fetchone() for key in ids)
 
     def _one(self, query: str) -> int:
         return int(self._base.execute(query).fetchone()[0])
 
 
-def _refused(path: Path | None, error: sqlite3.Error) -> str:
+def _open_error(path: Path | None, error: sqlite3.Error) -> str:
     if path is None or not path.exists():
-        return f"the progress file {path} cannot be made ({error}); write the output to another folder"
+        return f"the progress file {path} cannot be created ({error}); write the output to another folder"
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
         return f"the progress file {path} is in use; another run writes the same output"
     return f"the progress file {path} cannot be used ({error}); delete it"

@@ -11,11 +11,12 @@ import numpy as np
 
 from clipdemo import similarity
 from clipdemo.audit.footprint import Stage
-from clipdemo.audit.judge import FLAGS, Audit, Retrieval, Summary, result_columns
+from clipdemo.audit.judge import FLAGS, Audit, Summary, result_columns
 from clipdemo.limits import MEGABYTE
 from clipdemo.models import catalogue
 from clipdemo.output import pictures
 from clipdemo.output.pictures import Tile
+from clipdemo.scoring.retrieval import RetrievalMetrics
 from clipdemo.tables.table import Table
 
 MOST_TILES = 200  # pairs in a picture or report: the worst ones
@@ -164,7 +165,7 @@ def footprint_html(
     )
 
 
-def _retrieval(image_to_text: Retrieval, text_to_image: Retrieval) -> str:
+def _retrieval(image_to_text: RetrievalMetrics[float], text_to_image: RetrievalMetrics[float]) -> str:
     both = (("image to text", image_to_text), ("text to image", text_to_image))
     cuts = "".join(f"<th>recall@{k}</th>" for k in image_to_text.recall)
     lines = "".join(

@@ -1,7 +1,7 @@
-"""A table of image,caption rows goes through an encoder, a chunk of rows at a time, into a ledger.
+"""Scores the rows of a table with an encoder, chunk by chunk, into a ledger.
 
-Files are fetched and decoded in threads, a little ahead of the encoder, which runs in the caller's thread.
-Every image and caption is encoded once, however many rows name it.
+Threads fetch and decode files a little ahead of the encoder, which runs in the caller's thread. Every image and caption
+is encoded once, however many rows name it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from clipdemo.audit.footprint import Footprint
-from clipdemo.audit.ledger import Done, Ledger
+from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.errors import LedgerError
 from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
@@ -21,26 +21,27 @@ from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.scoring.prompts import Query
+from clipdemo.scoring.rivals import row_cosines
 from clipdemo.scoring.score import encode_queries
 from clipdemo.similarity import FloatArray
-from clipdemo.tables.table import Row, Table
+from clipdemo.tables.row import Row
+from clipdemo.tables.table import Table
 from clipdemo.types import Encoder, ImageItem, Rejected
 
 CHUNK = 64  # rows between two commits, unless a batch needs more
-MAX_CAPTION = 10_000  # characters; no checkpoint reads a tenth of it
-_NO_NUMBER = "not usable: the checkpoint gives no number for the {}; choose another checkpoint"
+_NOT_FINITE = "not usable: the checkpoint's embedding of the {} is NaN or infinite; choose another checkpoint"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a table is worked through.
+    """How images are loaded and encoded.
 
     Attributes:
         limits: for every image.
         workers: threads that fetch and decode.
-        batch_size: images, and captions, of one forward pass.
-        thumbnails: whether thumbnails are kept, for pictures and reports.
-        patience: as in ``sources.load``.
+        batch_size: images, and captions, per forward pass.
+        thumbnails: whether to keep thumbnails, for pictures and reports.
+        patience: seconds to wait for a file before the caller gets control back; None waits until it has arrived.
     """
 
     limits: Limits
@@ -51,14 +52,14 @@ class Plan:
 
 
 def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
-    """Make sure the ledger belongs to this run; gives the rows already done.
+    """Describe a new ledger, or check that it belongs to this run; return the number of rows it contains.
 
     Args:
-        ledger: new, or from a run that was stopped.
-        about: what must be the same: the table, the checkpoint, where images lie ...
+        ledger: new, or of a run that was stopped.
+        about: what a resumed run must share: the table, the checkpoint, the folder of images and so on.
 
     Raises:
-        LedgerError: the ledger is of another run, with what differs.
+        LedgerError: the ledger belongs to a different run; the message names the differences.
     """
     before = ledger.about()
     if not before:
@@ -66,9 +67,12 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
         return 0
     differing = [key for key in about if before.get(key) != about[key]]
     if differing:
+        differences = " and ".join(
+            f"different {key}" if key.startswith("--") else f"a different {key}" for key in differing
+        )
         raise LedgerError(
-            f"the run to resume had another {' and '.join(differing)}; write to another output, or delete that "
-            "run's progress file to start anew"
+            f"the run to resume was started with {differences}; write to another output, or delete that run's progress "
+            "file to start over"
         )
     return ledger.row_count
 
@@ -76,33 +80,63 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
 def score_table(
     table: Table, locate: Locator, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
 ) -> Iterator[int]:
-    """Score the rows that the ledger does not hold yet.
+    """Score the rows that the ledger does not contain yet.
 
     Args:
         table: from ``open_table``.
         locate: turns an image cell into a source.
         encoder: from ``load_encoder``.
-        ledger: takes every row, committed chunk by chunk.
-        footprint: takes the seconds of every stage.
-        plan: how.
+        ledger: receives every row, committed chunk by chunk.
+        footprint: receives the time of every stage.
+        plan: how to load and encode.
 
     Yields:
-        Rows done so far, after each chunk; with a patience, also while files are waited for.
+        The number of rows done, after each chunk and, if the plan has a patience, while waiting for files.
 
     Raises:
         LedgerError: the progress cannot be written.
     """
-    begun: set[str] = set()
-    size = max(CHUNK, 4 * plan.batch_size) if plan.patience is None else plan.batch_size
+    return _Scorer(encoder, ledger, footprint, plan).score(table, locate)
 
-    def wanted() -> Iterator[Source | list[Row]]:
-        """New images, and each chunk of rows after the last image it needs."""
+
+class _Scorer:
+    """One run over a table. Arguments as for :func:`score_table`."""
+
+    def __init__(self, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan) -> None:
+        self._encoder, self._ledger, self._footprint, self._plan = encoder, ledger, footprint, plan
+        self._batch: list[ImageItem] = []
+        self._started: set[str] = set()  # image cells whose source is being loaded
+
+    def score(self, table: Table, locate: Locator) -> Iterator[int]:
+        """Score the remaining rows; yields as :func:`score_table` does."""
+        for loaded in sources.load(
+            self._sources_and_chunks(table, locate),
+            self._plan.limits,
+            workers=self._plan.workers,
+            look_ahead=self._plan.batch_size,
+            patience=self._plan.patience,
+            decode=self._footprint.timed("decode", partial(decode_image, thumbnail=self._plan.thumbnails)),
+        ):
+            if isinstance(loaded, ImageItem):
+                self._batch.append(loaded)
+                if len(self._batch) == self._plan.batch_size:
+                    self._encode_batch()
+            elif isinstance(loaded, Rejected):
+                self._ledger.add_file(loaded.name, None, f"{loaded.verdict}: {loaded.reason}")
+            else:
+                if loaded is not None:
+                    self._finish_chunk(loaded)
+                yield self._ledger.row_count
+
+    def _sources_and_chunks(self, table: Table, locate: Locator) -> Iterator[Source | list[Row]]:
+        """Yield the sources of new images, and each chunk of rows after the last image it needs."""
+        plan = self._plan
+        size = max(CHUNK, 4 * plan.batch_size) if plan.patience is None else plan.batch_size
         chunk: list[Row] = []
-        for row in table.rows(ledger.row_count):
-            cell = image_cell(row, table)
-            if not problem(row, table) and cell not in begun and ledger.file(cell) is None:
-                begun.add(cell)
-                yield _timed(locate(cell), footprint)
+        for row in table.rows(self._ledger.row_count):
+            if not row.unusable and row.image not in self._started and self._ledger.file(row.image) is None:
+                self._started.add(row.image)
+                yield self._timed(locate(row.image))
             chunk.append(row)
             if len(chunk) == size:
                 yield chunk
@@ -110,121 +144,72 @@ def score_table(
         if chunk:
             yield chunk
 
-    batch: list[ImageItem] = []
-    for thing in sources.load(
-        wanted(),
-        plan.limits,
-        workers=plan.workers,
-        look_ahead=plan.batch_size,
-        patience=plan.patience,
-        decode=footprint.timed("decode", partial(decode_image, thumbnail=plan.thumbnails)),
-    ):
-        if isinstance(thing, ImageItem):
-            batch.append(thing)
-            if len(batch) == plan.batch_size:
-                _keep_images(batch, encoder, ledger, footprint, plan)
-        elif isinstance(thing, Rejected):
-            ledger.add_file(thing.name, None, f"{thing.verdict}: {thing.reason}")
-        elif thing is not None:
-            _keep_images(batch, encoder, ledger, footprint, plan)
-            _finish(thing, table, encoder, ledger, footprint, plan)
-            # A row that cannot be scored never began its image; a later row may have.
-            begun.difference_update(image_cell(row, table) for row in thing if not problem(row, table))
-            ledger.commit()
-        if thing is None or isinstance(thing, list):
-            yield ledger.row_count
+    def _timed(self, source: Source) -> Source:
+        stage = "fetch" if source.kind == "url" else "read"
+        return Source(source.name, source.kind, self._footprint.timed(stage, source.read))
 
+    def _encode_batch(self) -> None:
+        """Encode the new images of the batch, record every file, and empty the batch."""
+        new = {item.sha256: item for item in self._batch if self._ledger.image(item.sha256) is None}
+        if new:
+            with self._footprint.stage("encode images", len(new)):
+                embeddings = self._encoder.encode_images(list(new.values()))
+            for embedding, item in zip(embeddings, new.values(), strict=True):
+                if np.isfinite(embedding).all():
+                    thumbnail = item.thumbnail if self._plan.thumbnails else None
+                    self._ledger.add_image(item.sha256, embedding, thumbnail)
+        for item in self._batch:
+            image = self._ledger.image(item.sha256)
+            self._ledger.add_file(item.name, image, "" if image is not None else _NOT_FINITE.format("image"))
+        self._batch.clear()
 
-def image_cell(row: Row, table: Table) -> str:
-    """The image cell, without blanks around it."""
-    return row.cells[table.image].strip()
+    def _finish_chunk(self, rows: Sequence[Row]) -> None:
+        """Score rows whose images are loaded, and commit them."""
+        self._encode_batch()
+        errors: dict[int, str] = {}
+        images: dict[int, int] = {}  # row number -> image id
+        for row in rows:
+            file = None if row.unusable else self._ledger.file(row.image)
+            if file is not None and file.image is not None:
+                images[row.number] = file.image
+            else:
+                errors[row.number] = row.unusable or (file.error if file else "the image was not read")
+        self._encode_captions([row.caption for row in rows if row.number in images])
+        pairs: list[tuple[int, int, int]] = []  # row number, image id, caption id
+        for row in rows:
+            if row.number in images:
+                caption = self._ledger.caption(row.caption)
+                if caption is None:
+                    errors[row.number] = _NOT_FINITE.format("caption")
+                else:
+                    pairs.append((row.number, images[row.number], caption))
+        self._ledger.add_rows(
+            [ScoredRow(number, None, None, None, error) for number, error in errors.items()]
+        )
+        self._ledger.add_rows(self._score_pairs(pairs))
+        # An unusable row never started its image; a later row may have.
+        self._started.difference_update(row.image for row in rows if not row.unusable)
+        self._ledger.commit()
 
+    def _score_pairs(self, pairs: Sequence[tuple[int, int, int]]) -> list[ScoredRow]:
+        if not pairs:
+            return []
+        _, images, captions = zip(*pairs, strict=True)
+        cosines = row_cosines(
+            self._ledger.image_embeddings(images), self._ledger.caption_embeddings(captions)
+        )
+        return [ScoredRow(*pair, cosine, "") for pair, cosine in zip(pairs, cosines.tolist(), strict=True)]
 
-def caption_cell(row: Row, table: Table) -> str:
-    """The caption cell, with single blanks between words."""
-    return " ".join(row.cells[table.caption].split())
-
-
-def problem(row: Row, table: Table) -> str:
-    """Why a row cannot be scored, as far as the table alone can tell; empty when it can."""
-    caption = caption_cell(row, table)
-    if row.problem:
-        return row.problem
-    if not image_cell(row, table):
-        return "no image: the cell is empty"
-    if not caption:
-        return "no caption: the cell is empty"
-    if len(caption) > MAX_CAPTION:
-        return f"the caption has {len(caption):,} characters; at most {MAX_CAPTION:,} are taken"
-    if any("\ud800" <= letter <= "\udfff" for letter in caption):
-        return "the caption holds characters that are no text (lone surrogates)"
-    return ""
-
-
-def _timed(source: Source, footprint: Footprint) -> Source:
-    stage = "fetch" if source.kind == "url" else "read"
-    return Source(source.name, source.kind, footprint.timed(stage, source.read))
-
-
-def _keep_images(
-    batch: list[ImageItem], encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
-) -> None:
-    """Encode what was never encoded, remember every file, and empty the batch."""
-    fresh = {item.sha256: item for item in batch if ledger.image(item.sha256) is None}
-    if fresh:
-        with footprint.stage("encode images", len(fresh)):
-            rows = encoder.encode_images(list(fresh.values()))
-        for row, item in zip(rows, fresh.values(), strict=True):
-            if np.isfinite(row).all():
-                ledger.add_image(item.sha256, row, item.thumbnail if plan.thumbnails else None)
-    for item in batch:
-        image = ledger.image(item.sha256)
-        ledger.add_file(item.name, image, "" if image is not None else _NO_NUMBER.format("image"))
-    batch.clear()
-
-
-def _finish(
-    rows: Sequence[Row], table: Table, encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
-) -> None:
-    """Encode the captions of rows whose images are here, and write the rows down."""
-    wanted: list[tuple[int, int, str]] = []  # row, image, caption
-    errors: dict[int, str] = {}
-    for row in rows:
-        wrong = problem(row, table)
-        file = None if wrong else ledger.file(image_cell(row, table))
-        if file is None or file.image is None:
-            errors[row.number] = wrong or (file.error if file else "the image was not read")
-        else:
-            wanted.append((row.number, file.image, caption_cell(row, table)))
-    _keep_captions([caption for *_, caption in wanted], encoder, ledger, footprint, plan)
-    usable: list[tuple[int, int, int]] = []  # row, image, caption
-    for number, image, text in wanted:
-        caption = ledger.caption(text)
-        if caption is None:
-            errors[number] = _NO_NUMBER.format("caption")
-        else:
-            usable.append((number, image, caption))
-    done = [Done(number, None, None, None, error) for number, error in errors.items()]
-    if usable:
-        _, images, captions = zip(*usable, strict=True)
-        together = ledger.image_embeddings(images), ledger.caption_embeddings(captions)
-        cosines = np.einsum("nd,nd->n", *together).clip(-1, 1)
-        done += [Done(*at, cosine, "") for at, cosine in zip(usable, cosines.tolist(), strict=True)]
-    ledger.add_rows(done)
-
-
-def _keep_captions(
-    captions: Sequence[str], encoder: Encoder, ledger: Ledger, footprint: Footprint, plan: Plan
-) -> None:
-    fresh = [caption for caption in dict.fromkeys(captions) if ledger.caption(caption) is None]
-    by_length = sorted(fresh, key=len)  # a batch is as wide as its longest caption
-    embeddings: dict[str, FloatArray] = {}
-    for start in range(0, len(by_length), plan.batch_size):
-        some = by_length[start : start + plan.batch_size]
-        with footprint.stage("encode captions", len(some)):
-            rows = encode_queries(encoder, [Query.plain(caption) for caption in some])
-        embeddings.update(zip(some, rows, strict=True))
-    for caption in fresh:
-        if np.isfinite(embeddings[caption]).all():
-            cut = bool(encoder.caption_tokens(caption).cut)
-            ledger.add_caption(caption, embeddings[caption], cut)
+    def _encode_captions(self, captions: Sequence[str]) -> None:
+        new = [caption for caption in dict.fromkeys(captions) if self._ledger.caption(caption) is None]
+        by_length = sorted(new, key=len)  # a batch is as wide as its longest caption
+        embeddings: dict[str, FloatArray] = {}
+        for start in range(0, len(by_length), self._plan.batch_size):
+            batch = by_length[start : start + self._plan.batch_size]
+            with self._footprint.stage("encode captions", len(batch)):
+                rows = encode_queries(self._encoder, [Query.plain(caption) for caption in batch])
+            embeddings.update(zip(batch, rows, strict=True))
+        for caption in new:
+            if np.isfinite(embeddings[caption]).all():
+                truncated = bool(self._encoder.caption_tokens(caption).cut)
+                self._ledger.add_caption(caption, embeddings[caption], truncated)

@@ -80,7 +80,7 @@ def pairs(
 
     Exit code 0: every row was scored. 1: some rows failed; their error column says why. 2: nothing could be done.
     """
-    from clipdemo.audit.run import TableRun, run_table
+    from clipdemo.audit.run import AuditOptions, run_audit
     from clipdemo.cli.config import Config, read_config
 
     with words():
@@ -90,7 +90,7 @@ def pairs(
             raise typer.BadParameter("name a table, or a --config file with csv_path", param_hint="TABLE")
         if device is None:
             device = {True: Device.cuda, False: Device.cpu, None: Device.auto}[file.use_cuda]
-        wanted = TableRun(
+        options = AuditOptions(
             table=source,
             output=output,
             figures=figures,
@@ -103,7 +103,7 @@ def pairs(
         )
         name = checkpoint or file.pretrained_model or "embedded"
         with Shown("rows") as show:
-            result = run_table(wanted, lambda: open_encoder(name, device), show)
+            result = run_audit(options, lambda: open_encoder(name, device), show)
     typer.echo(result.as_json() if as_json else result.as_text())
     if result.summary.failed:
         raise typer.Exit(SOME_FAILED)
@@ -126,9 +126,7 @@ def rank(
     """Rank images for captions, best first."""
     with words():
         texts = _texts(caption, captions)
-        scored = _score(
-            images, texts, template or [], open_encoder(checkpoint, device), (batch_size, workers)
-        )
+        scored = _score(images, texts, template or [], open_encoder(checkpoint, device), batch_size, workers)
         if output:
             _write(output, scored.ranking_csv())
     typer.echo(scored.ranking_json(top) if as_json else scored.ranking_text(top))
@@ -152,9 +150,7 @@ def matrix(
     """Print the cosine of every image with every caption, as CSV."""
     with words():
         texts = _texts(caption, captions)
-        scored = _score(
-            images, texts, template or [], open_encoder(checkpoint, device), (batch_size, workers)
-        )
+        scored = _score(images, texts, template or [], open_encoder(checkpoint, device), batch_size, workers)
         if figure:
             _write(figure, scored.matrix_png())
         if output:
@@ -184,12 +180,15 @@ def main() -> None:
 
 
 def _score(
-    images: list[str], texts: list[str], templates: list[str], encoder: Encoder, pace: tuple[int, int]
+    images: list[str], texts: list[str], templates: list[str], encoder: Encoder, batch_size: int, workers: int
 ) -> ScoredImages:
+    from clipdemo.audit.score import Plan
     from clipdemo.cli.scored_images import score_images
+    from clipdemo.limits import Limits
 
+    plan = Plan(Limits.from_environment(), workers, batch_size)
     with Shown("images") as show:
-        return score_images(images, texts, templates, encoder, pace, show)
+        return score_images(images, texts, templates, encoder, plan, show)
 
 
 def _texts(given: list[str] | None, file: Path | None) -> list[str]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipdemo import similarity
-from clipdemo.audit.footprint import Show
+from clipdemo.audit.footprint import ProgressCallback
+from clipdemo.audit.score import Plan
 from clipdemo.errors import ImageError
 from clipdemo.images import sources
 from clipdemo.images.locate import read_arguments
-from clipdemo.limits import Limits
 from clipdemo.models import catalogue
 from clipdemo.output import files, pictures
 from clipdemo.output.files import Ranked
@@ -144,8 +144,8 @@ def score_images(
     captions: list[str],
     templates: Sequence[str],
     encoder: Encoder,
-    pace: tuple[int, int],
-    show: Show,
+    plan: Plan,
+    show: ProgressCallback,
 ) -> ScoredImages:
     """Load and score what the arguments name; images are let go as soon as they are encoded.
 
@@ -154,7 +154,7 @@ def score_images(
         captions: each may carry weighted terms.
         templates: prompt templates; none means captions as typed.
         encoder: from ``load_encoder``.
-        pace: batch size and threads.
+        plan: limits, batch size and threads.
         show: told of images done.
 
     Raises:
@@ -162,8 +162,6 @@ def score_images(
         CaptionError: a caption or template that cannot be read.
         CheckpointError: weights that turn out broken.
     """
-    batch_size, workers = pace
-    limits = Limits.from_environment()
     prompts = Templates.parse("\n".join(templates))
     rows = encode_queries(encoder, [Query.parse(caption) for caption in captions], prompts)
     kept: dict[str, tuple[str, bytes]] = {}
@@ -180,7 +178,7 @@ def score_images(
             show(len(kept), None, len(kept) / (time.perf_counter() - started))
 
     for thing in sources.load(
-        read_arguments(arguments, limits), limits, workers=workers, look_ahead=batch_size
+        read_arguments(arguments, plan.limits), plan.limits, workers=plan.workers, look_ahead=plan.batch_size
     ):
         if isinstance(thing, Rejected):
             rejected.append(f"{thing.name}: {thing.verdict}: {thing.reason}")
@@ -189,7 +187,7 @@ def score_images(
         elif thing is not None:
             kept[thing.sha256] = thing.name, thing.thumbnail
             batch.append(thing)
-            if len(batch) == batch_size:
+            if len(batch) == plan.batch_size:
                 flush()
     flush()
     if not kept:

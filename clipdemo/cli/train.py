@@ -161,18 +161,13 @@ def evaluate(
     1: done, but some rows could not be used.
     """
     with words():
-        from clipdemo.audit.evaluate import run_evaluation
+        from clipdemo.audit.evaluate import EvaluationOptions, run_evaluation
 
+        folder, only = images or table.parent, split.value if split else None
+        options = EvaluationOptions(table, folder, only, batch_size, workers)
         encoder = open_encoder(checkpoint, device)
         with Shown("rows") as show:
-            report = run_evaluation(
-                table,
-                images or table.parent,
-                split.value if split else None,
-                encoder,
-                (batch_size, workers),
-                show,
-            )
+            report = run_evaluation(options, encoder, show)
     typer.echo(report.as_json() if as_json else report.as_text())
     if report.failed:
         raise typer.Exit(SOME_FAILED)
@@ -210,10 +205,6 @@ def _as_text(done: Trained) -> str:
             ("text to image", figures.text_to_image),
             ("image to text", figures.image_to_text),
         ):
-            recall = ", ".join(
-                f"recall@{k} {100 * figure.value:.1f} ({100 * figure.low:.1f}–{100 * figure.high:.1f}) %"
-                for k, figure in found.recall.items()
-            )
-            lines.append(f"{split}, {direction}: {recall}")
+            lines.append(f"{split}, {direction}: {found.recall_text()}")
     lines.append(f"{done.seconds:.1f} s on {done.device}; written: {done.folder}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from clipdemo import similarity
-from clipdemo.scoring import metrics
+from clipdemo.compare import correlation
 from clipdemo.similarity import IntArray
 from clipdemo.types import ScoreMatrix
 
@@ -79,9 +79,9 @@ class Comparison:
             Agreement(
                 one,
                 two,
-                metrics.spearman(columns[one], columns[two]),
-                metrics.kendall(columns[one], columns[two]),
-                metrics.overlap_at_k(self.ranks[one, :, caption], self.ranks[two, :, caption], k),
+                correlation.spearman(columns[one], columns[two]),
+                correlation.kendall(columns[one], columns[two]),
+                correlation.overlap_at_k(self.ranks[one, :, caption], self.ranks[two, :, caption], k),
             )
             for one, two in combinations(range(len(self.matrices)), 2)
         ]

@@ -12,10 +12,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from clipdemo.audit.judge import Retrieval, best_rank
 from clipdemo.errors import CaptionError
 from clipdemo.scoring.prompts import MAX_CAPTION_CHARACTERS, Query, Templates
-from clipdemo.scoring.rivals import find_rivals
+from clipdemo.scoring.retrieval import RetrievalMetrics, rank_pairs, retrieval_metrics
 from clipdemo.scoring.score import encode_queries, prompts_of
 from clipdemo.similarity import IntArray
 from clipdemo.tables.table import Table
@@ -58,8 +57,8 @@ class Recall:
         text_to_image: each caption asks for its images.
     """
 
-    image_to_text: Retrieval
-    text_to_image: Retrieval
+    image_to_text: RetrievalMetrics[float]
+    text_to_image: RetrievalMetrics[float]
 
 
 def from_names(items: Sequence[ImageItem]) -> Truth:
@@ -84,10 +83,10 @@ def from_table(table: Table, items: Sequence[ImageItem]) -> Truth:
     by_end = {_end(item.name): item for item in items if ends[_end(item.name)] == 1}
     found = []
     for row in table.rows():
-        cell = row.cells[table.image].strip()
+        cell = row.image
         item = by_name.get(cell) or by_end.get(_end(cell))
         if item and not row.problem:
-            found.append((item, row.cells[table.caption]))
+            found.append((item, row.caption))
     return _truth(found)
 
 
@@ -112,14 +111,8 @@ def recall(encoder: Encoder, truth: Truth, templates: Templates) -> Recall | Non
         return None
     rows = encoder.encode_images(truth.images)
     columns = encode_queries(encoder, truth.queries(), templates)
-    images, captions = truth.pairs[:, 0], truth.pairs[:, 1]
-    cosines = np.einsum("nd,nd->n", rows[images], columns[captions]).clip(-1, 1)
-    shape = len(rows), len(columns)
-    rivals = find_rivals(lambda: iter([rows]), lambda: iter([columns]), shape, truth.pairs, cosines)
-    return Recall(
-        Retrieval.of(best_rank(images, rivals.rank_of_caption)),
-        Retrieval.of(best_rank(captions, rivals.rank_of_image)),
-    )
+    image_ranks, caption_ranks = rank_pairs(rows, columns, truth.pairs).best_ranks()
+    return Recall(retrieval_metrics(image_ranks), retrieval_metrics(caption_ranks))
 
 
 def _truth(found: Iterable[tuple[ImageItem, str]]) -> Truth:

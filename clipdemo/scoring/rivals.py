@@ -1,8 +1,7 @@
-"""Ranks of many pairs among all their rivals, in blocks, so that no whole matrix is ever held. NumPy only.
+"""Exact ranks of pairs among their rivals, computed in blocks, so that the whole matrix is never in memory. NumPy only.
 
-A rival of a pair's caption is a caption that belongs to other images only; a rival of its image is an
-image that belongs to other captions only. So five captions of one photograph, or one caption of two
-photographs, never compete.
+The rivals of a pair's caption are the captions of other images; the rivals of its image are the images of other
+captions. Five captions of one photograph, or one caption of two photographs, do not compete with each other.
 """
 
 from __future__ import annotations
@@ -15,30 +14,55 @@ import numpy as np
 from clipdemo.similarity import FloatArray, IntArray
 
 BLOCK = 2048
-TIE = 1e-6  # cosines closer than this are equal: the same embedding gives other last bits in other blocks
+TIE = 1e-6  # closer cosines are equal: the last bits of one embedding differ between blocks
 
 Blocks = Callable[[], Iterator[FloatArray]]
 
 
 @dataclass(frozen=True, eq=False)
 class Rivals:
-    """Where every pair stands.
+    """Pairs with their ranks among rivals and their best rivals.
 
     Attributes:
+        pairs: (n_pairs, 2) indices of image and caption.
+        cosines: (n_pairs,).
         rank_of_caption: (n_pairs,) 1-based rank of the caption among its rivals, for the pair's image.
         rank_of_image: (n_pairs,) 1-based rank of the image among its rivals, for the pair's caption.
-        rival_caption: (n_images,) the rival caption that scores highest with the image, -1 without rivals.
+        rival_caption: (n_images,) index of the rival caption with the highest cosine, -1 without rivals.
         rival_caption_cosine: (n_images,) its cosine, -inf without rivals.
-        rival_image: (n_captions,) the rival image that scores highest with the caption, -1 without rivals.
+        rival_image: (n_captions,) index of the rival image with the highest cosine, -1 without rivals.
         rival_image_cosine: (n_captions,) its cosine, -inf without rivals.
     """
 
+    pairs: IntArray
+    cosines: FloatArray
     rank_of_caption: IntArray
     rank_of_image: IntArray
     rival_caption: IntArray
     rival_caption_cosine: FloatArray
     rival_image: IntArray
     rival_image_cosine: FloatArray
+
+    def best_ranks(self) -> tuple[IntArray, IntArray]:
+        """Return the rank of the best right answer of each distinct image and of each distinct caption, by index."""
+        return (
+            _best_per_query(self.pairs[:, 0], self.rank_of_caption),
+            _best_per_query(self.pairs[:, 1], self.rank_of_image),
+        )
+
+
+def row_cosines(images: FloatArray, captions: FloatArray) -> FloatArray:
+    """Return the cosine of each image with the caption in the same row.
+
+    Args:
+        images: (n, dim) unit rows.
+        captions: (n, dim) unit rows.
+
+    Returns:
+        (n,) float32 in [-1, 1].
+    """
+    cosines: FloatArray = np.einsum("nd,nd->n", images, captions).clip(-1, 1)
+    return cosines
 
 
 def find_rivals(
@@ -47,17 +71,19 @@ def find_rivals(
     """Rank every pair among its rivals.
 
     Args:
-        images: gives blocks of unit rows, (n_images, dim) in all, anew each time.
-        captions: the same for captions, (n_captions, dim) in all.
+        images: returns an iterator over blocks of unit rows, (n_images, dim) in total; called once.
+        captions: the same for captions, (n_captions, dim) in total; called once per block of images.
         shape: (n_images, n_captions).
-        pairs: (n_pairs, 2) image and caption of each pair.
-        cosines: (n_pairs,) of each pair.
+        pairs: (n_pairs, 2) indices of image and caption.
+        cosines: (n_pairs,).
 
     Returns:
         Exact ranks; ties (cosines within 1e-6) keep the order of the rows of ``images`` and ``captions``.
-        Time grows with n_images x n_captions, memory with n_images + n_captions + n_pairs only.
+        Time grows with n_images x n_captions, memory only with n_images + n_captions + n_pairs.
     """
-    found = Rivals(
+    rivals = Rivals(
+        pairs,
+        cosines,
         np.ones(len(pairs), dtype=np.int64),
         np.ones(len(pairs), dtype=np.int64),
         np.full(shape[0], -1, dtype=np.int64),
@@ -65,66 +91,89 @@ def find_rivals(
         np.full(shape[1], -1, dtype=np.int64),
         np.full(shape[1], -np.inf, dtype=np.float32),
     )
-    by_image = np.argsort(pairs[:, 0], kind="stable")
-    by_caption = np.argsort(pairs[:, 1], kind="stable")
+    by_image = _Side(pairs[:, 0], pairs[:, 1], cosines, rivals.rank_of_caption)
+    by_caption = _Side(pairs[:, 1], pairs[:, 0], cosines, rivals.rank_of_image)
     top = 0
     for image_rows in images():
         bottom, left = top + len(image_rows), 0
-        of_images = by_image[slice(*np.searchsorted(pairs[by_image, 0], [top, bottom]))]
+        image_pairs = by_image.pairs_of(top, bottom)
         for caption_rows in captions():
             right = left + len(caption_rows)
-            of_captions = by_caption[slice(*np.searchsorted(pairs[by_caption, 1], [left, right]))]
+            caption_pairs = by_caption.pairs_of(left, right)
             scores = image_rows @ caption_rows.T
-            own = of_images[(pairs[of_images, 1] >= left) & (pairs[of_images, 1] < right)]
-            scores[pairs[own, 0] - top, pairs[own, 1] - left] = -np.inf
-            _count(found.rank_of_caption, scores, of_images, pairs, cosines, (0, top, left))
-            _best(found.rival_caption, found.rival_caption_cosine, scores, top, left)
-            turned = np.ascontiguousarray(scores.T)  # whole lines are read far faster
-            _count(found.rank_of_image, turned, of_captions, pairs, cosines, (1, left, top))
-            _best(found.rival_image, found.rival_image_cosine, turned, left, top)
+            inside = image_pairs[(pairs[image_pairs, 1] >= left) & (pairs[image_pairs, 1] < right)]
+            scores[pairs[inside, 0] - top, pairs[inside, 1] - left] = -np.inf  # a right answer is not a rival
+            by_image.count_rivals(image_pairs, scores, top, left)
+            _keep_best(rivals.rival_caption, rivals.rival_caption_cosine, scores, top, left)
+            transposed = np.ascontiguousarray(scores.T)  # whole rows are read far faster
+            by_caption.count_rivals(caption_pairs, transposed, left, top)
+            _keep_best(rivals.rival_image, rivals.rival_image_cosine, transposed, left, top)
             left = right
         top = bottom
-    return found
+    return rivals
 
 
-def _count(
-    ranks: IntArray,
-    scores: FloatArray,
-    wanted: IntArray,
-    pairs: IntArray,
-    cosines: FloatArray,
-    at: tuple[int, int, int],
-) -> None:
-    """Add to ``ranks`` of the pairs ``wanted`` how many of the columns of ``scores`` come before them.
+class _Side:
+    """One direction of the search: the pairs by their query.
 
     Args:
-        ranks: (n_pairs,) changed in place.
-        scores: a block, with the pairs' queries along its rows and -inf where a column is no rival.
-        wanted: indices of the pairs whose query is in the block.
-        pairs: (n_pairs, 2).
+        queries: (n_pairs,) index of the pair's query, an image or a caption.
+        answers: (n_pairs,) index of the pair's right answer on the other side.
         cosines: (n_pairs,).
-        at: which column of ``pairs`` is the query, first query of the block, first candidate of the block.
+        ranks: (n_pairs,) raised in place by the number of better rivals.
     """
-    side, first_query, first_candidate = at
-    columns = np.arange(first_candidate, first_candidate + scores.shape[1])
-    for start in range(0, len(wanted), BLOCK):
-        some = wanted[start : start + BLOCK]
-        lines = scores[pairs[some, side] - first_query]
-        own = cosines[some][:, None]
-        above = np.count_nonzero(lines > own + TIE, axis=1)
-        ranks[some] += above
-        near = np.flatnonzero(np.count_nonzero(lines >= own - TIE, axis=1) != above)
-        if near.size:  # ties are rare
-            tied = np.abs(lines[near] - own[near]) <= TIE
-            before = columns < pairs[some[near], 1 - side][:, None]
-            ranks[some[near]] += np.count_nonzero(tied & before, axis=1)
+
+    def __init__(self, queries: IntArray, answers: IntArray, cosines: FloatArray, ranks: IntArray) -> None:
+        self._queries, self._answers, self._cosines, self._ranks = queries, answers, cosines, ranks
+        self._order = np.argsort(queries, kind="stable")
+        self._sorted = queries[self._order]
+
+    def pairs_of(self, first: int, end: int) -> IntArray:
+        """Return the indices of the pairs whose query is in [first, end)."""
+        low, high = np.searchsorted(self._sorted, [first, end])
+        indices: IntArray = self._order[low:high]
+        return indices
+
+    def count_rivals(
+        self, pairs: IntArray, scores: FloatArray, first_query: int, first_candidate: int
+    ) -> None:
+        """Raise the ranks of the given pairs by the number of candidates in a block that come before them.
+
+        Args:
+            pairs: indices of the pairs whose query is in the block.
+            scores: (queries, candidates) of the block; -inf where a candidate is not a rival.
+            first_query: index of the query in the first row.
+            first_candidate: index of the candidate in the first column.
+        """
+        candidates = np.arange(first_candidate, first_candidate + scores.shape[1])
+        for start in range(0, len(pairs), BLOCK):
+            some = pairs[start : start + BLOCK]
+            rows = scores[self._queries[some] - first_query]
+            own = self._cosines[some][:, None]
+            above = np.count_nonzero(rows > own + TIE, axis=1)
+            self._ranks[some] += above
+            near = np.flatnonzero(np.count_nonzero(rows >= own - TIE, axis=1) != above)
+            if near.size:  # ties are rare
+                tied = np.abs(rows[near] - own[near]) <= TIE
+                before = candidates < self._answers[some[near]][:, None]
+                self._ranks[some[near]] += np.count_nonzero(tied & before, axis=1)
 
 
-def _best(best: IntArray, highest: FloatArray, scores: FloatArray, first_query: int, first: int) -> None:
-    """Keep the highest candidate of each query; of equal ones the first."""
+def _keep_best(
+    best: IntArray, best_cosine: FloatArray, scores: FloatArray, first_query: int, first_candidate: int
+) -> None:
+    """Update the best candidate of each query of a block in place; of equal ones the first stays."""
     columns = scores.argmax(axis=1)
     values = scores[np.arange(len(scores)), columns]
     queries = slice(first_query, first_query + len(scores))
-    better = values > highest[queries]
-    best[queries][better] = columns[better] + first
-    highest[queries][better] = values[better]
+    better = values > best_cosine[queries]
+    best[queries][better] = columns[better] + first_candidate
+    best_cosine[queries][better] = values[better]
+
+
+def _best_per_query(queries: IntArray, ranks: IntArray) -> IntArray:
+    """Return the lowest rank of each distinct query, in the order of their indices."""
+    distinct, place = np.unique(queries, return_inverse=True)
+    best = np.full(len(distinct), np.iinfo(np.int64).max, dtype=np.int64)
+    np.minimum.at(best, place, ranks)
+    return best

@@ -10,7 +10,7 @@ import numpy as np
 from clipdemo import similarity
 from clipdemo.errors import CaptionError, ImageError
 from clipdemo.scoring.prompts import Query, Templates
-from clipdemo.scoring.rivals import find_rivals
+from clipdemo.scoring.retrieval import rank_pairs
 from clipdemo.similarity import FloatArray
 from clipdemo.types import Encoder, Hit, ImageItem, PairScore, ScoreMatrix
 
@@ -68,15 +68,14 @@ def score_pairs(encoder: Encoder, pairs: Sequence[tuple[ImageItem, str]]) -> lis
     column_of = {caption: column for column, caption in enumerate(captions)}
     rows = encoder.encode_images(images)
     columns = encode_queries(encoder, [Query.plain(caption) for caption in captions])
-    at = np.array([(row_of[image.sha256], column_of[caption]) for image, caption in pairs], dtype=np.int64)
-    cosines = np.einsum("nd,nd->n", rows[at[:, 0]], columns[at[:, 1]]).clip(-1, 1)
-    found = find_rivals(lambda: iter([rows]), lambda: iter([columns]), (len(rows), len(columns)), at, cosines)
+    indices = [(row_of[image.sha256], column_of[caption]) for image, caption in pairs]
+    ranked = rank_pairs(rows, columns, np.array(indices, dtype=np.int64))
     return [
         PairScore(
             position,
-            float(cosines[position]),
-            int(found.rank_of_caption[position]),
-            int(found.rank_of_image[position]),
+            float(ranked.cosines[position]),
+            int(ranked.rank_of_caption[position]),
+            int(ranked.rank_of_image[position]),
             bool(encoder.caption_tokens(caption).cut),
         )
         for position, (_, caption) in enumerate(pairs)

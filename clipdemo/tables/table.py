@@ -1,15 +1,14 @@
-"""A table of images and captions, CSV, TSV, JSONL or Parquet, as a stream of rows.
+"""A table of images and captions (CSV, TSV, JSONL or Parquet) as a stream of rows.
 
-Opening reads the file through, for its hash, its encoding and its number of rows; the rows are then read
-anew each time they are asked for, so memory does not grow with the table. What the cells point to is never
-fetched here.
+Opening a table reads the file once, for its hash, its encoding and its number of rows. Every iteration reads the rows
+from the file again, so memory does not grow with the table. Images are not fetched here.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import PurePath
 
@@ -24,44 +23,31 @@ from clipdemo.tables.delimited import (
     read_lines,
     records,
 )
+from clipdemo.tables.row import Row
 from clipdemo.tables.typed import read_jsonl, read_parquet
 
+UPLOAD_SUFFIXES = ("csv", "tsv", "txt", "jsonl", "ndjson", "parquet")
 IMAGE_NAMES = ("image", "image_url", "url", "file", "path", "file_name", "filename", "image_path", "filepath")
 CAPTION_NAMES = ("caption", "text", "title", "captions", "description", "sentence")
-MAX_NAME = 1_000  # characters of a header's cell
+MAX_NAME = 1_000  # characters of a column name
 MAX_CELL = 1_000_000  # characters
 
-_ARRAY = re.compile(r'\[\s*(?:$|[\[{"\]])')
-_DATA = re.compile(r"https?://|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table.
-
-    Attributes:
-        number: place among the data rows, from 0.
-        cells: one for each of the table's columns, as text; "" for empty.
-        problem: "" or why the row cannot be read; the cells then hold what could be, padded or cut.
-    """
-
-    number: int
-    cells: tuple[str, ...]
-    problem: str
+_JSON_ARRAY = re.compile(r'\[\s*(?:$|[\[{"\]])')
+_URL_OR_IMAGE_FILE = re.compile(r"https?://|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table that was looked through once and can be read any number of times.
+    """A table that was inspected once and can be read any number of times.
 
     Attributes:
         name: of the file.
-        columns: the header as written, duplicates kept.
+        columns: the header as written, duplicates included.
         image: index of the image column.
         caption: index of the caption column.
-        count: data rows.
+        count: number of data rows.
         sha256: of the file's bytes.
-        notes: sentences on how it was read.
+        notes: sentences on how the file was read.
     """
 
     name: str
@@ -77,32 +63,59 @@ class Table:
         """Read the rows from number ``start`` on.
 
         Raises:
-            ValueError: ``start`` is below 0.
-            TableError: the file can no longer be read, or a part of it that only rows need is damaged.
+            ValueError: ``start`` is negative.
+            TableError: the file can no longer be read, or its data is damaged.
         """
         if start < 0:
             raise ValueError(f"start is {start}; rows are numbered from 0")
         for number, (cells, problem) in enumerate(self._read(start), start):
-            yield _row(number, cells, problem, len(self.columns))
+            yield self._row(number, cells, problem)
+
+    def column(self, *names: str) -> int | None:
+        """Return the index of the column with the first of ``names`` that exists, ignoring case, or None."""
+        columns = [_normalise(column) for column in self.columns]
+        return next((columns.index(name) for name in names if name in columns), None)
+
+    def where(self, condition: Callable[[Row], bool]) -> Table:
+        """Return the table of the rows that meet the condition, numbered from 0."""
+
+        def read(start: int) -> Iterator[Record]:
+            chosen = ((row.cells, row.problem) for row in self.rows() if condition(row))
+            return islice(chosen, start, None)
+
+        return replace(self, count=sum(1 for _ in read(0)), _read=read)
+
+    def _row(self, number: int, cells: Sequence[str], problem: str) -> Row:
+        width = len(self.columns)
+        if not problem and (len(cells) < width or any(cells[width:])):
+            found = "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
+            problem = f"the row has {found}; the header has {width:,}"
+        fitted = [*cells[:width], *[""] * (width - len(cells))]
+        longest = max(map(len, fitted), default=0)
+        if longest > MAX_CELL:
+            problem = problem or f"a cell has {longest:,} characters; the limit is {MAX_CELL:,}"
+            fitted = [cell[:MAX_CELL] for cell in fitted]
+        caption = " ".join(fitted[self.caption].split())
+        return Row(number, tuple(fitted), problem, fitted[self.image].strip(), caption)
 
 
 def open_table(
     name: str, opener: Opener, *, image_column: str | None = None, caption_column: str | None = None
 ) -> Table:
-    """Look a table through and find its image and caption columns.
+    """Inspect a table and find its image and caption columns.
 
     Args:
-        name: of the file; its suffix only counts where the content leaves the format open.
-        opener: opens the file anew each time, at its beginning.
-        image_column: the header of the image column; without it the first of ``IMAGE_NAMES``.
-        caption_column: the header of the caption column; without it the first of ``CAPTION_NAMES``.
+        name: file name; its suffix matters only where the content leaves the format open.
+        opener: opens the file at its beginning; called several times.
+        image_column: name of the image column; by default the first of ``IMAGE_NAMES``.
+        caption_column: name of the caption column; by default the first of ``CAPTION_NAMES``.
 
     Raises:
-        TableError: the file is no such table, or a column is not found.
+        TableError: the file is not a table, or a column is missing.
     """
     inspection = inspect(opener)
     content = _content(name, opener, inspection.encoding)
-    image, caption, notes = _choose(content, image_column, caption_column)
+    image, caption, notes = _choose_columns(content, image_column, caption_column)
     return Table(
         name=name,
         columns=content.columns,
@@ -116,10 +129,10 @@ def open_table(
 
 
 def read_columns(name: str, opener: Opener) -> tuple[str, ...]:
-    """The header alone, to choose columns from; the same that :func:`open_table` finds.
+    """Return the header alone, to choose columns from; the same as that of :func:`open_table`.
 
     Raises:
-        TableError: the file is no table.
+        TableError: the file is not a table.
     """
     return _content(name, opener, inspect(opener).encoding).columns
 
@@ -136,108 +149,20 @@ def _content(name: str, opener: Opener, encoding: str) -> Content:
             raise TableError(
                 f"the file is called {suffix} but does not begin like Parquet; create or download it again"
             )
-        if _ARRAY.match(text):
+        if _JSON_ARRAY.match(text):
             raise TableError(
-                "the file is one JSON array; write it as JSONL, one object a line, for example with "
+                "the file is one JSON array; write it as JSONL, one object per line, for example with "
                 "`jq -c '.[]' table.json > table.jsonl`"
             )
         if text.startswith("{") or suffix in {".jsonl", ".ndjson", ".json"}:
             content = read_jsonl(opener, encoding)
         else:
-            content = _csv(opener, encoding, is_tsv=suffix in {".tsv", ".tab"})
+            content = _read_delimited(opener, encoding, is_tsv=suffix in {".tsv", ".tab"})
     _check_header(content.columns)
     return content
 
 
-def _check_header(columns: Collection[str]) -> None:
-    if len(columns) > MAX_COLUMNS:
-        raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
-    if (longest := max(map(len, columns), default=0)) > MAX_NAME:
-        raise TableError(f"a column's name has {longest:,} characters; the limit is {MAX_NAME:,}")
-
-
-def _row(number: int, cells: Sequence[str], problem: str, width: int) -> Row:
-    if not problem and (len(cells) < width or any(cells[width:])):
-        has = "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
-        problem = f"the row has {has}; the header has {width:,}"
-    kept = [*cells[:width], *[""] * (width - len(cells))]
-    longest = max(map(len, kept), default=0)
-    if longest > MAX_CELL:
-        problem = problem or f"a cell has {longest:,} characters; the limit is {MAX_CELL:,}"
-        kept = [cell[:MAX_CELL] for cell in kept]
-    return Row(number, tuple(kept), problem)
-
-
-def _choose(
-    content: Content, image_column: str | None, caption_column: str | None
-) -> tuple[int, int, tuple[str, ...]]:
-    """Indexes of the image and the caption column, and notes on names that are there twice."""
-    columns = content.columns
-    image, caption = _chosen(columns, image_column), _chosen(columns, caption_column)
-    image = image or _found(columns, IMAGE_NAMES, content.unusable.union(caption[:1]))
-    caption = caption or _found(columns, CAPTION_NAMES, content.unusable.union(image[:1]))
-    for what, indexes in (("image", image), ("caption", caption)):
-        if not indexes:
-            raise TableError(_missing(content, what))
-        if indexes[0] in content.unusable:
-            raise TableError(f"the column {columns[indexes[0]]!r} holds bytes; {what}s are read from text")
-    if image[0] == caption[0]:
-        raise TableError(f"{columns[image[0]]!r} cannot be both the image and the caption column; choose two")
-    notes = tuple(
-        f"the column {columns[indexes[0]]!r} is there {len(indexes)} times; the first is used"
-        for indexes in (image, caption)
-        if len(indexes) > 1
-    )
-    return image[0], caption[0], notes
-
-
-def _chosen(columns: Sequence[str], wanted: str | None) -> list[int]:
-    """Indexes of the columns of that name; none if none was chosen."""
-    if wanted is None:
-        return []
-    exact = [index for index, column in enumerate(columns) if column == wanted]
-    indexes = exact or [index for index, column in enumerate(columns) if _bare(column) == _bare(wanted)]
-    if not indexes:
-        raise TableError(f"there is no column {_short(wanted)}; the columns are {_listed(columns)}")
-    return indexes
-
-
-def _found(columns: Sequence[str], names: Sequence[str], taken: Collection[int]) -> list[int]:
-    for name in names:
-        indexes = [
-            index for index, column in enumerate(columns) if _bare(column) == name and index not in taken
-        ]
-        if indexes:
-            return indexes
-    return []
-
-
-def _missing(content: Content, what: str) -> str:
-    listed = _listed(content.columns)
-    if any(_DATA.match(column.strip()) for column in content.columns):
-        return (
-            f"no {what} column was found: the first row ({listed}) looks like data; add a header such as "
-            f"image,caption above it, or choose the {what} column if it is the header"
-        )
-    notes = "".join(f"; {note}" for note in content.notes)
-    hint = "; comma, semicolon, tab or | must part the columns" if len(content.columns) == 1 else ""
-    return f"no {what} column was found among {listed}; call one {what!r} or choose which it is{hint}{notes}"
-
-
-def _bare(column: str) -> str:
-    return column.strip().casefold()
-
-
-def _short(column: str) -> str:
-    return repr(column if len(column) <= 60 else column[:59] + "…")
-
-
-def _listed(columns: Sequence[str]) -> str:
-    more = f" and {len(columns) - 10:,} more" if len(columns) > 10 else ""
-    return (", ".join(map(_short, columns[:10])) or "no columns") + more
-
-
-def _csv(opener: Opener, encoding: str, *, is_tsv: bool) -> Content:
+def _read_delimited(opener: Opener, encoding: str, *, is_tsv: bool) -> Content:
     known = {*IMAGE_NAMES, *CAPTION_NAMES}
     delimiter = "\t" if is_tsv else find_delimiter(read_lines(opener, encoding), known)
 
@@ -249,3 +174,84 @@ def _csv(opener: Opener, encoding: str, *, is_tsv: bool) -> Content:
     if problem:
         raise TableError(f"the header cannot be read: {problem}")
     return Content(tuple(header), read)
+
+
+def _check_header(columns: Collection[str]) -> None:
+    if len(columns) > MAX_COLUMNS:
+        raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
+    if (longest := max(map(len, columns), default=0)) > MAX_NAME:
+        raise TableError(f"a column name has {longest:,} characters; the limit is {MAX_NAME:,}")
+
+
+def _choose_columns(
+    content: Content, image_column: str | None, caption_column: str | None
+) -> tuple[int, int, tuple[str, ...]]:
+    """Return the indices of the image and the caption column, and notes on duplicate names."""
+    columns = content.columns
+    image, caption = _indices(columns, image_column), _indices(columns, caption_column)
+    image = image or _first_known(columns, IMAGE_NAMES, content.byte_columns.union(caption[:1]))
+    caption = caption or _first_known(columns, CAPTION_NAMES, content.byte_columns.union(image[:1]))
+    for kind, indices in (("image", image), ("caption", caption)):
+        if not indices:
+            raise TableError(_missing_column(content, kind))
+        if indices[0] in content.byte_columns:
+            raise TableError(f"the column {columns[indices[0]]!r} contains bytes; {kind}s are read from text")
+    if image[0] == caption[0]:
+        raise TableError(f"{columns[image[0]]!r} cannot be both the image and the caption column; choose two")
+    notes = tuple(
+        f"the column {columns[indices[0]]!r} appears {len(indices)} times; the first is used"
+        for indices in (image, caption)
+        if len(indices) > 1
+    )
+    return image[0], caption[0], notes
+
+
+def _indices(columns: Sequence[str], name: str | None) -> list[int]:
+    """Return the indices of the columns with this name; an exact match wins over one that ignores case."""
+    if name is None:
+        return []
+    exact = [index for index, column in enumerate(columns) if column == name]
+    indices = exact or [
+        index for index, column in enumerate(columns) if _normalise(column) == _normalise(name)
+    ]
+    if not indices:
+        raise TableError(f"there is no column {_quote(name)}; the columns are {_list_columns(columns)}")
+    return indices
+
+
+def _first_known(columns: Sequence[str], names: Sequence[str], excluded: Collection[int]) -> list[int]:
+    """Return the indices of the columns with the first of ``names`` that exists."""
+    for name in names:
+        indices = [
+            index
+            for index, column in enumerate(columns)
+            if _normalise(column) == name and index not in excluded
+        ]
+        if indices:
+            return indices
+    return []
+
+
+def _missing_column(content: Content, kind: str) -> str:
+    columns = _list_columns(content.columns)
+    if any(_URL_OR_IMAGE_FILE.match(column.strip()) for column in content.columns):
+        return (
+            f"no {kind} column was found: the first row ({columns}) looks like data; add a header such as "
+            f"image,caption above it, or choose the {kind} column if it is the header"
+        )
+    notes = "".join(f"; {note}" for note in content.notes)
+    hint = "; separate columns with comma, semicolon, tab or |" if len(content.columns) == 1 else ""
+    return f"no {kind} column was found among {columns}; call one {kind!r} or choose one{hint}{notes}"
+
+
+def _normalise(column: str) -> str:
+    return column.strip().casefold()
+
+
+def _quote(column: str) -> str:
+    return repr(column if len(column) <= 60 else column[:59] + "…")
+
+
+def _list_columns(columns: Sequence[str]) -> str:
+    more = f" and {len(columns) - 10:,} more" if len(columns) > 10 else ""
+    return (", ".join(map(_quote, columns[:10])) or "no columns") + more

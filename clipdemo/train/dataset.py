@@ -13,24 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from clipdemo.audit.footprint import Show
-from clipdemo.audit.score import caption_cell, image_cell, problem
-from clipdemo.errors import TableError, TrainingError
+from clipdemo.audit.footprint import ProgressCallback
+from clipdemo.errors import TrainingError
 from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
 from clipdemo.images.locate import Locator
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.similarity import IntArray
-from clipdemo.tables.table import Row, Table
+from clipdemo.tables.row import SPLITS
+from clipdemo.tables.table import Table
 from clipdemo.types import ImageItem, Rejected
 
-SPLITS = ("train", "val", "test")
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "restval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 SHARE = 0.1  # of the images, for validation and for the test, where the table has no splits
 BATCH = 16
 _BLANK = Image.new("RGB", (1, 1))
@@ -79,31 +73,14 @@ class Pairs:
         return digest.hexdigest()
 
 
-def column(table: Table, *names: str) -> int | None:
-    """Index of the first column called one of ``names``, whatever the case."""
-    bare = [one.strip().casefold() for one in table.columns]
-    return next((bare.index(name) for name in names if name in bare), None)
-
-
-def split_of(row: Row, at: int | None) -> str:
-    """The split a row names, or "" where the table has no such column.
-
-    Raises:
-        TableError: a word that names no split.
-    """
-    if at is None:
-        return ""
-    word = row.cells[at].strip().casefold()
-    if word not in SPLIT_NAMES:
-        raise TableError(
-            f"row {row.number + 1} is of the split {row.cells[at][:40]!r}; write train, val or test, "
-            "or leave the column out"
-        )
-    return SPLIT_NAMES[word]
-
-
 def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes of it
-    table: Table, locate: Locator, limits: Limits, seed: int, known: Collection[str], take: Take, show: Show
+    table: Table,
+    locate: Locator,
+    limits: Limits,
+    seed: int,
+    known: Collection[str],
+    take: Take,
+    show: ProgressCallback,
 ) -> Pairs:
     """Read the table and every image it names, once.
 
@@ -120,16 +97,14 @@ def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes 
         TableError: a split that is no split.
         TrainingError: too few images to train on.
     """
-    split_at, licence_at = column(table, "split"), column(table, "licence", "license")
+    split_column, licence_column = table.column("split"), table.column("licence", "license")
     rows: list[tuple[str, str, str, str]] = []  # image cell, caption, split, licence
     left_out: Counter[str] = Counter()
     for row in table.rows():
-        wrong = problem(row, table)
-        if wrong:
-            left_out[wrong.split(":")[0]] += 1
+        if row.unusable:
+            left_out[row.unusable.split(":")[0]] += 1
             continue
-        licence = row.cells[licence_at].strip() if licence_at is not None else ""
-        rows.append((image_cell(row, table), caption_cell(row, table), split_of(row, split_at), licence))
+        rows.append((row.image, row.caption, row.split(split_column), row.cell(licence_column)))
     cells = {cell: locate(cell) for cell, *_ in rows}
     digests, refused = _read_images(cells.values(), limits, known, take, show)
     left_out.update(refused[cell] for cell, *_ in rows if cell in refused)
@@ -157,7 +132,7 @@ def read_pairs(  # noqa: PLR0913, PLR0917 - what to read, how, and what becomes 
 
 
 def _read_images(
-    files: Iterable[Source], limits: Limits, known: Collection[str], take: Take, show: Show
+    files: Iterable[Source], limits: Limits, known: Collection[str], take: Take, show: ProgressCallback
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Name -> hash of every image that can be used, and name -> verdict of every other."""
     digests: dict[str, str] = {}

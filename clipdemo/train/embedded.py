@@ -21,11 +21,11 @@ from clipdemo.models.embedded.encoder import FEATURES, EmbeddedEncoder
 from clipdemo.models.embedded.projection import Projection
 from clipdemo.models.trained import encoder as trained
 from clipdemo.models.trained.towers import EmbeddedImageTower
-from clipdemo.scoring import metrics
-from clipdemo.scoring.retrieval import CUTS, best_ranks
+from clipdemo.scoring.retrieval import CUTS, rank_pairs, recall_at_k
 from clipdemo.similarity import FloatArray, IntArray
+from clipdemo.tables.row import SPLITS
 from clipdemo.tables.table import open_table
-from clipdemo.train.dataset import SPLITS, read_pairs
+from clipdemo.train.dataset import read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.types import ImageItem
 
@@ -159,9 +159,10 @@ def _only(images: IntArray, pairs: IntArray) -> tuple[IntArray, IntArray, IntArr
 
 def _recalls(folds: Sequence[tuple[FloatArray, FloatArray, IntArray]]) -> list[float]:
     of_images, of_captions = (
-        np.concatenate(ranks) for ranks in zip(*(best_ranks(*fold) for fold in folds), strict=True)
+        np.concatenate(ranks)
+        for ranks in zip(*(rank_pairs(*fold).best_ranks() for fold in folds), strict=True)
     )
-    return [metrics.recall_at_k(ranks, k) for ranks in (of_captions, of_images) for k in CUTS]
+    return [recall_at_k(ranks, k) for ranks in (of_captions, of_images) for k in CUTS]
 
 
 def _loss(images: FloatArray, captions: FloatArray, pairs: IntArray, scale: float) -> float:

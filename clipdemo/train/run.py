@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipdemo.audit.footprint import Show
+from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.errors import FileMissingError, SettingError, TableError
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
@@ -132,12 +132,12 @@ class Trained:
             "pairs": {split: len(pairs.of(split)) for split in ("train", "val", "test")},
             "left_out": dict(pairs.left_out),
             "notes": [*pairs.notes, *self.history.notes],
-            "figures": {split: asdict(figures) for split, figures in self.figures.items()},
+            "figures": {split: figures.as_dict() for split, figures in self.figures.items()},
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
         }
 
 
-def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Show) -> Trained:
+def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: ProgressCallback) -> Trained:
     """Train on a table and write the checkpoint's folder.
 
     Args:
@@ -211,7 +211,7 @@ def _open(wanted: TrainRun) -> Table:
 
 
 def _joined(
-    wanted: TrainRun, table: Table, device: torch.device, reading: Show
+    wanted: TrainRun, table: Table, device: torch.device, reading: ProgressCallback
 ) -> tuple[Learner, Pairs, str]:
     """Two towers with new heads, their pairs, and where the towers come from."""
     image_tower, image_from, text_tower, text_from = trained_folder.open_towers(
@@ -250,7 +250,7 @@ def _joined(
 
 
 def _fine_tuned(
-    wanted: TrainRun, table: Table, device: torch.device, reading: Show
+    wanted: TrainRun, table: Table, device: torch.device, reading: ProgressCallback
 ) -> tuple[Learner, Pairs, str]:
     """A checkpoint of the CLIP or SigLIP family that goes on learning, its pairs, and its name."""
     limits = Limits.from_environment()

@@ -1,1 +1,1 @@
-"""The page: everything that knows streamlit lives here and in ``streamlit_app.py``."""
+"""The web app: the only package that imports streamlit."""

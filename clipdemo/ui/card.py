@@ -1,4 +1,4 @@
-"""The score card: what one number means, against what, and from which checkpoint."""
+"""The score card: what a score means, compared with what, and under which checkpoint."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 import streamlit as st
 
+from clipdemo.audit.judge import POSSIBLE_FROM, STRONG_FROM, WEAK_BELOW
 from clipdemo.models import catalogue
 from clipdemo.output import charts
 from clipdemo.scoring.score import Background
 from clipdemo.types import Checkpoint, Hit, ImageItem, ScoreMatrix
 from clipdemo.ui import views
-from clipdemo.ui.state import View, workspace
+from clipdemo.ui.state import View
+from clipdemo.ui.workspace import workspace
 
 
 @dataclass(frozen=True)
 class Card:
-    """Which pair to explain: an image with a caption, or with the query image when ``caption`` is None.
+    """The pair to explain: an image with a caption, or with the query image when ``caption`` is None.
 
     Attributes:
-        sha256: the image.
-        caption: the caption, or None for a pair of images.
-        hit: its place and numbers.
+        sha256: of the image.
         query: SHA-256 of the query image, where the page does not show it already.
     """
 
@@ -31,29 +31,29 @@ class Card:
     query: str | None = None
 
 
-def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> None:
-    """Open the dialog; does nothing when the pair has left the workspace."""
-    row = next((n for n, item in enumerate(matrix.images) if item.sha256 == wanted.sha256), None)
-    if row is None or (wanted.caption is not None and wanted.caption not in matrix.captions):
+def show(card: Card, view: View, matrix: ScoreMatrix, scale: Background) -> None:
+    """Open the dialog; does nothing when the pair is no longer in the workspace."""
+    row = next((n for n, item in enumerate(matrix.images) if item.sha256 == card.sha256), None)
+    if row is None or (card.caption is not None and card.caption not in matrix.captions):
         close()
         return
 
-    # Until it is dismissed it is drawn by every run, so that work in the background does not close it.
+    # Every run draws it until it is dismissed, so that background work does not close it.
     @st.dialog("Score card", width="large", on_dismiss=close)
     def dialog() -> None:
         item = matrix.images[row]
         left, right = st.columns([2, 3], gap="medium")
         left.image(item.thumbnail, alt=item.name[:100], width="stretch")
         left.caption(f"\u2068{views.plain(item.name, 80)}\u2069 · {item.width} × {item.height}")
-        for query in (other for other in matrix.images if other.sha256 == wanted.query):
+        for query in (other for other in matrix.images if other.sha256 == card.query):
             left.image(query.thumbnail, alt=query.name[:100], width=110)
             left.caption(f"The query image: {views.plain(query.name, 80)}")
         with right:
-            if wanted.caption is None:
-                _image_pair(wanted.hit, matrix.checkpoint, scale)
+            if card.caption is None:
+                _image_pair(card.hit, matrix.checkpoint, scale)
             else:
-                at = row, matrix.captions.index(wanted.caption)
-                _caption_pair(at, wanted.hit, matrix, scale)
+                column = matrix.captions.index(card.caption)
+                _caption_pair(row, column, card.hit, matrix, scale)
         with left:
             _actions(item)
         right.caption(
@@ -67,12 +67,11 @@ def show(wanted: Card, view: View, matrix: ScoreMatrix, scale: Background) -> No
 
 
 def close() -> None:
-    """Forget which pair is explained."""
+    """Close the dialog."""
     st.session_state.pop("card", None)
 
 
-def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Background) -> None:
-    row, column = at
+def _caption_pair(row: int, column: int, hit: Hit, matrix: ScoreMatrix, scale: Background) -> None:
     checkpoint = matrix.checkpoint
     of_images = int(matrix.ranks(of="images")[row, column])
     of_captions = int(matrix.ranks(of="captions")[row, column])
@@ -81,23 +80,23 @@ def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Bac
     figures = {
         "Cosine": (
             f"{hit.cosine:.3f}",
-            "Angle between the two embeddings: 1 is the same direction, 0 unrelated. "
+            "Cosine of the angle between the two embeddings: 1 is the same direction, 0 unrelated. "
             "It is not a probability, and not comparable between checkpoints.",
         ),
         "Percentile": (
             f"{hit.whole_percentile}",
-            f"How many in a hundred of {scale.captions.size} unrelated pairs "
-            "(sample photographs × everyday captions) score lower under the same checkpoint and template.",
+            f"Share of {scale.captions.size} unrelated pairs (sample photographs × everyday captions), in percent, "
+            "that score lower under the same checkpoint and template.",
         ),
         "Logit": (f"{matrix.logits()[row, column]:.2f}", _logit_meaning(checkpoint)),
         **_share(row, column, matrix),
         "Image rank": (
             f"{of_images} of {len(matrix.images)}",
-            "Place of this image among all images for this caption.",
+            "Rank of this image among all images for this caption.",
         ),
         "Caption rank": (
             f"{of_captions} of {len(matrix.captions)}",
-            "Place of this caption among all captions for this image.",
+            "Rank of this caption among all captions for this image.",
         ),
     }
     views.metric_row(figures)
@@ -111,49 +110,45 @@ def _caption_pair(at: tuple[int, int], hit: Hit, matrix: ScoreMatrix, scale: Bac
 
 
 def sentence(hit: Hit, of_images: int, matrix: ScoreMatrix, of_captions: int) -> str:
-    """The numbers of a pair in one plain sentence."""
-    strength = (
-        "a strong match"
-        if hit.percentile >= 99
-        else "a possible match"
-        if hit.percentile >= 95
-        else "a weak match"
-        if hit.percentile >= 80
-        else "not told apart from unrelated pairs"
-    )
-    places = f"number {of_images} of {len(matrix.images)} images for this caption"
+    """The scores of a pair in one plain sentence."""
+    ranks = f"number {of_images} of {len(matrix.images)} images for this caption"
     if len(matrix.captions) > 1:
-        places += f", and the caption is number {of_captions} of {len(matrix.captions)} for this image"
+        ranks += f", and the caption is number {of_captions} of {len(matrix.captions)} for this image"
     title = views.plain(catalogue.title(matrix.checkpoint.id))
     return (
-        f"Under {title} this is **{strength}**: it scores higher than {hit.whole_percentile} in 100 "
-        "unrelated pairs. "
-        f"The image is {places}."
+        f"Under {title} this is **{_strength(hit.percentile)}**: it scores higher than {hit.whole_percentile} in 100 "
+        f"unrelated pairs. The image is {ranks}."
     )
+
+
+def _strength(percentile: float) -> str:
+    if percentile >= STRONG_FROM:
+        return "a strong match"
+    if percentile >= POSSIBLE_FROM:
+        return "a possible match"
+    return "a weak match" if percentile >= WEAK_BELOW else "no better than a random pair"
 
 
 def _share(row: int, column: int, matrix: ScoreMatrix) -> dict[str, tuple[str, str]]:
     probability = float(matrix.probabilities()[row, column])
     if matrix.checkpoint.logit_bias is not None:
-        meaning = (
-            "Sigmoid of the logit: this pair by itself, as the checkpoint was trained; rivals do not matter."
-        )
+        meaning = "Sigmoid of the logit: this pair alone, as the checkpoint was trained; other captions do not matter."
         return {"Sigmoid": (f"{probability:.1%}", meaning)}
     if len(matrix.captions) < 2:
-        return {"Share": ("–", "A share needs at least two captions.")}
-    meaning = f"Softmax over the {len(matrix.captions)} captions given, for this image; other captions, other shares."
+        return {"Share": ("–", "A share requires at least two captions.")}
+    meaning = f"Softmax over the {len(matrix.captions)} captions given, for this image; it changes with the captions."
     return {"Share": (f"{probability:.1%}", meaning)}
 
 
 def _logit_meaning(checkpoint: Checkpoint) -> str:
     bias = "" if checkpoint.logit_bias is None else f" plus its bias {checkpoint.logit_bias:.2f}"
-    return f"Cosine times the checkpoint's logit scale {checkpoint.logit_scale:.1f}{bias}: what softmax or sigmoid reads."
+    return f"Cosine times the checkpoint's logit scale {checkpoint.logit_scale:.1f}{bias}: the input of softmax or sigmoid."
 
 
 def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
     title = views.plain(catalogue.title(checkpoint.id))
     st.markdown(
-        f"Under {title} this image is closer to the query image than {hit.whole_percentile} in 100 pairs of "
+        f"Under {title} this image is more similar to the query image than {hit.whole_percentile} in 100 pairs of "
         "unrelated sample photographs are to each other."
     )
     views.metric_row(
@@ -166,7 +161,7 @@ def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
                 f"{hit.whole_percentile}",
                 f"Against {scale.images.size} ordered pairs of sample photographs.",
             ),
-            "Rank": (f"{hit.rank}", "Place among the other images of the workspace."),
+            "Rank": (f"{hit.rank}", "Rank among the other images of the workspace."),
         }
     )
     st.plotly_chart(
@@ -178,7 +173,7 @@ def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
 
 
 def _actions(item: ImageItem) -> None:
-    """From a pair on to its image."""
+    """Buttons that lead on to the image."""
     with st.container(horizontal=True):
         for label, direction in (
             ("Its captions", "Captions for an image"),

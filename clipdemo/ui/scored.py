@@ -1,4 +1,4 @@
-"""What every page begins with: the workspace scored under the chosen checkpoint, or what is missing for it."""
+"""The workspace scored under the chosen checkpoint, or a message that says what is missing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ class Scored:
     """The workspace under one checkpoint.
 
     Attributes:
-        encoder: what encoded it.
-        matrix: the images encoded so far against every caption.
-        scale: unrelated pairs to read the cosines against.
-        templates: what the captions were put into.
+        matrix: the images encoded so far, against every caption.
+        scale: cosines of unrelated pairs, for percentiles.
     """
 
     encoder: CachedEncoder
@@ -33,7 +31,7 @@ class Scored:
 
 
 def score(view: View) -> Scored | None:
-    """Score what is ready; where nothing is, say why and what to do, and return None."""
+    """Score what is encoded; returns None, with a message on the page, where nothing is."""
     if view.encoder is None:
         views.show_waiting(view.checkpoint)
         return None
@@ -45,14 +43,14 @@ def score(view: View) -> Scored | None:
     if not view.ready_items():
         st.skeleton(height=240)
         return None
-    # Slots of their own: what comes and goes in them must not shift what is below.
+    # Fixed slots: elements that appear and disappear must not shift those below.
     spinner, progress = st.empty(), st.empty()
     with (
         spinner,
-        st.spinner("Scoring the captions; the first time, the model is loaded too …", show_time=True),
+        st.spinner("Scoring the captions; the first time, the model is loaded as well …", show_time=True),
     ):
         scale = background(view.encoder, sample_items(), NEUTRAL_CAPTIONS, templates=view.templates)
-        # After the background, which encodes the samples: with nothing left to encode, no other run shows them.
+        # Listed after the background, which encodes the samples: if nothing is left to encode, no later run draws them.
         items = view.ready_items()
         matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
     if len(items) < len(view.items):

@@ -1,6 +1,6 @@
-"""Domain objects become page elements: ``show_grid``, ``show_lint``, ``show_rejected`` and the like.
+"""Domain objects as page elements: ``show_grid``, ``show_lint``, ``show_rejected`` and others.
 
-Names and captions come from outside: they reach Markdown only through ``plain``.
+Names and captions are untrusted: they reach Markdown only through ``plain``.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import streamlit as st
@@ -19,10 +20,10 @@ from clipdemo.models.loader import Status
 from clipdemo.scoring.prompts import Query, weaknesses
 from clipdemo.types import CaptionTokens, Checkpoint, Hit, ImageItem, Rejected
 
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
-# What is not seen but turns, joins or hides what is; emoji need the joiners.
+# Invisible characters that reorder, join or hide text; emoji need the joiners, which are not listed.
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
@@ -33,12 +34,12 @@ _SIGNS = re.compile(
 
 
 def plain(text: str, most: int = 120) -> str:
-    """Text from outside, shortened and with every Markdown character escaped, so that it shows as typed."""
+    """Untrusted text, shortened and with every Markdown character escaped, so that it shows as typed."""
     short = _UNSEEN.sub("\ufffd", " ".join(text.split()))
     if len(short) > most:
         short = short[: most - 1] + "…"
-    # A word joiner keeps two signs from being set as one ("--" as a dash, "..." as an ellipsis), and
-    # "www." or an e-mail address from becoming a link, and ":streamlit:" from becoming a logo.
+    # A word joiner prevents typographic replacement ("--", "..."), links ("www.", e-mail addresses) and
+    # Streamlit's ":streamlit:" logo.
     apart = _SIGNS.sub("\u2060", short)
     return _PUNCTUATION.sub(r"\\\1", apart)
 
@@ -71,10 +72,10 @@ def show_grid(
 
 
 def _picture(item: ImageItem) -> str:
-    """The thumbnail as Markdown that brings its own bytes.
+    """The thumbnail as Markdown with a data URI.
 
-    Unlike ``st.image`` the browser needs neither another script nor another request to draw it. Its rank is not part of
-    it, so that Streamlit need not send it again when only the order changes.
+    Unlike ``st.image`` it needs neither another script nor another request. It leaves out the rank, so that Streamlit
+    does not send it again when only the order changes.
     """
     return f"![{plain(item.name, 100)}](data:image/jpeg;base64,{b64encode(item.thumbnail).decode()})"
 
@@ -85,53 +86,55 @@ def show_lint(
     tokens: Callable[[str], CaptionTokens] | None,
     checkpoint: str,
 ) -> None:
-    """What the captions box holds: token counts, cut-off tails, weak spots, dropped lines."""
+    """Notes on the captions: token counts, truncated tails, known weaknesses of CLIP models, dropped lines."""
     lines = []
     for caption in captions:
-        read = Query.parse(caption)
-        counts = [tokens(term.text) for term in read.terms] if tokens else []
-        about = []
+        query = Query.parse(caption)
+        counts = [tokens(term.text) for term in query.terms] if tokens else []
+        notes_on_caption = []
         if counts:
             worst = max(counts, key=lambda count: count.used)
-            about.append(f"{worst.used}/{worst.limit} tokens")
+            notes_on_caption.append(f"{worst.used}/{worst.limit} tokens")
             if worst.cut:
                 kept = f"…{plain(worst.kept[-30:])}"
-                about.append(f":orange[cut off after] {kept} ~~{plain(worst.cut.strip(), 200)}~~")
-        if read.weighted:
+                notes_on_caption.append(f":orange[cut off after] {kept} ~~{plain(worst.cut.strip(), 200)}~~")
+        if query.weighted:
             terms = (
-                f"{'+' if t.weight > 0 else '−'} {abs(t.weight):g} × {plain(t.text, 40)}" for t in read.terms
+                f"{'+' if t.weight > 0 else '−'} {abs(t.weight):g} × {plain(t.text, 40)}" for t in query.terms
             )
-            about.append("read as " + " ".join(terms))
+            notes_on_caption.append("read as " + " ".join(terms))
         if counts and len(captions) > 1:
-            about.insert(0, f"\u2068{plain(caption, 28)}\u2069")  # isolated: it may run right to left
-        about += [f":orange[reads badly] {words}" for words in weaknesses(caption)]
-        lines.append(" · ".join(about))
+            notes_on_caption.insert(
+                0, f"\u2068{plain(caption, 28)}\u2069"
+            )  # isolated: it may run right to left
+        notes_on_caption += [f":orange[handled poorly] {weakness}" for weakness in weaknesses(caption)]
+        lines.append(" · ".join(notes_on_caption))
     if len(captions) == 1:
-        lines.append("One caption can be ranked; a share needs at least two.")
+        lines.append("One caption can be ranked; a share requires at least two.")
     text = "  \n".join(
         [*(line for line in lines if line), *(f":orange[{plain(note, 300)}]" for note in notes)]
     )
     if text:
         st.caption(text)
     if not tokens and captions:
-        st.caption(f"Tokens are counted once {plain(catalogue.title(checkpoint))} is ready.")
+        st.caption(f"Tokens are counted once {plain(catalogue.title(checkpoint))} is loaded.")
 
 
 def show_rejected(rejected: Sequence[Rejected]) -> None:
-    """What could not be used, each with its reason."""
+    """Files that could not be used, each with its reason."""
     if not rejected:
         return
     with st.expander(
         f"{len(rejected)} could not be used", expanded=len(rejected) <= 8, icon=":material/block:"
     ):
-        for thing in rejected[:100]:
-            st.caption(f"**{plain(thing.name, 60)}** — {thing.verdict}: {plain(thing.reason, 300)}")
+        for item in rejected[:100]:
+            st.caption(f"**{plain(item.name, 60)}** — {item.verdict}: {plain(item.reason, 300)}")
         if len(rejected) > 100:
             st.caption(f"… and {len(rejected) - 100} more")
 
 
 def show_url_verdicts(urls: dict[str, Rejected | ImageItem]) -> None:
-    """Each pasted URL with its verdict: fetched, or why not."""
+    """Each pasted URL: fetched, or why not."""
     for url, found in urls.items():
         if isinstance(found, ImageItem):
             st.caption(f":green[:material/check:] {plain(url, 60)} — fetched")
@@ -152,7 +155,7 @@ def show_limits(limits: Limits) -> None:
 
 
 def show_status(name: str, status: Status) -> None:
-    """A checkpoint that is on its way: what it does, how far it is."""
+    """The state of a checkpoint that is downloading, loading or waiting for memory."""
     title = catalogue.title(name)
     if status.state == "downloading" and status.progress:
         done, total = status.progress.done, max(status.progress.total, 1)
@@ -165,24 +168,53 @@ def show_status(name: str, status: Status) -> None:
 
 
 def show_waiting(name: str) -> None:
-    """What a page shows while its checkpoint is on its way."""
+    """A message and a skeleton until the chosen checkpoint is loaded."""
     st.info(
-        f"{plain(catalogue.title(name))} is on its way; its progress is beside the picker in the sidebar. "
+        f"{plain(catalogue.title(name))} is loading; the sidebar shows its progress below the picker. "
         "Meanwhile you can choose the embedded model there.",
         icon=":material/hourglass_top:",
     )
     st.skeleton(height=240)
 
 
-def page_of(things: Sequence[Thing], size: int, name: str) -> Sequence[Thing]:
-    """The page of ``things`` that the visitor is on, with the page numbers where there are several."""
-    pages = max(1, -(-len(things) // size))
+@dataclass(frozen=True)
+class Download:
+    """A file to take away.
+
+    Attributes:
+        make: returns its bytes; called only when the visitor asks for the file.
+        icon: name of a Material symbol.
+    """
+
+    label: str
+    file_name: str
+    mime: str
+    make: Callable[[], bytes]
+    icon: str
+
+
+def show_downloads(downloads: Sequence[Download]) -> None:
+    """A row of download buttons."""
+    with st.container(horizontal=True):
+        for each in downloads:
+            show_download(each)
+
+
+def show_download(file: Download) -> None:
+    """One download button."""
+    icon = f":material/{file.icon}:"
+    st.download_button(file.label, file.make, file.file_name, file.mime, on_click="ignore", icon=icon)
+
+
+def paginate(items: Sequence[Item], size: int, name: str) -> Sequence[Item]:
+    """The items of the page that the visitor is on; shows page numbers where there are several."""
+    pages = max(1, -(-len(items) // size))
     page = st.pagination(pages, key=f"page-{name}-{size}-{pages}") if pages > 1 else 1
-    return things[(page - 1) * size : page * size]
+    return items[(page - 1) * size : page * size]
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """One line of Markdown: the checkpoint's name, revision and size."""
+    """Name, revision and size of a checkpoint, as one line of Markdown."""
     revision = checkpoint.revision[:12]
     return (
         f"**{plain(catalogue.title(checkpoint.id))}** · revision {plain(revision)} · "
@@ -192,13 +224,13 @@ def describe(checkpoint: Checkpoint) -> str:
 
 
 def runs_on(encoder: CachedEncoder) -> str:
-    """Where a checkpoint runs, and in which precision."""
+    """Device and precision of a checkpoint."""
     device = {"cpu": "CPU", "cuda": "GPU", "mps": "GPU (Apple)"}.get(encoder.device, encoder.device)
     return f"on the {device}, {encoder.dtype}"
 
 
 def metric_row(values: dict[str, tuple[str, str]]) -> None:
-    """Figures side by side, each with its meaning one hover away: name -> (value, help)."""
+    """Figures side by side, each explained on hover: name -> (value, help)."""
     grid: Any = st.grid("auto", min_column_width=110, gap="small")
     for name, (value, meaning) in values.items():
         grid.metric(name, value, help=meaning)

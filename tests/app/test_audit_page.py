@@ -5,8 +5,8 @@ import io
 import zipfile
 
 import pytest
+from app_pages import text_of
 from streamlit.testing.v1 import AppTest
-from test_pages import text_of
 
 from clipdemo import samples
 from clipdemo.ui.pages.audit.results import output_csv
@@ -16,17 +16,14 @@ def audit_page():
     """The entry file without its navigation: the runner cannot follow pages that are functions."""
     import streamlit as st
 
-    from clipdemo.ui import inputs, state
-    from clipdemo.ui.pages.audit import job as audits
+    from clipdemo.ui import audits, inputs, jobs, state
     from clipdemo.ui.pages.audit import page as audit
+    from clipdemo.ui.workspace import workspace
 
-    shared, space = state.engine(), state.workspace()
-    view = inputs.sidebar(shared, space)
-    ended = audits.ended()
-    audit.show(view, shared)
+    engine, session = state.engine(), workspace()
+    view = inputs.sidebar(engine, session)
     st.session_state["seen"] = audits.current()
-    if audits.work(shared.loader, ended_when_drawn=ended):
-        st.rerun()
+    jobs.run(lambda: audit.show(view, engine), view, engine, session, page="audit")
 
 
 def open_page(run_app, **environment):
@@ -140,28 +137,21 @@ def test_columns_can_be_chosen(run_app):
 
 
 def test_a_stopped_audit_keeps_what_is_done(run_app, monkeypatch):
-    from clipdemo.ui.pages.audit import job as audits
+    from clipdemo.ui import audits
 
     monkeypatch.setattr(audits, "BATCH", 2)
     page = open_page(run_app)
     table = "image,caption\n" + "".join(f"cat.jpg,cat number {n}\n" for n in range(40))
     bring(page, table.encode(), ("cat.jpg", sample("cat.jpg")))
-    begin = audits.begin
+    real = audits.score_table
 
-    def begin_and_stop(*args):
-        begin(*args)
-        run = audits.current()
-        steps = run.steps
+    def cancelled_after_four_steps(*args):
+        for number, done in enumerate(real(*args)):
+            yield done
+            if number == 3:
+                page.session_state["jobs"]["audit"].cancel()
 
-        def three():
-            for number, done in enumerate(steps):
-                yield done
-                if number == 3:
-                    run.stop()
-
-        run.steps = three()
-
-    monkeypatch.setattr(audits, "begin", begin_and_stop)
+    monkeypatch.setattr(audits, "score_table", cancelled_after_four_steps)
     run = start(page)
     assert 0 < run.summary.scored < 40
     assert "Stopped early" in text_of(page)
@@ -188,7 +178,7 @@ def test_hostile_captions_are_only_words(run_app):
 
 def test_an_audit_that_breaks_off_keeps_its_rows_and_says_why(run_app, monkeypatch):
     from clipdemo.errors import CheckpointError
-    from clipdemo.ui.pages.audit import job as audits
+    from clipdemo.ui import audits
 
     real = audits.score_table
 
@@ -203,13 +193,13 @@ def test_an_audit_that_breaks_off_keeps_its_rows_and_says_why(run_app, monkeypat
     bring(page, rows.encode(), ("cat.jpg", sample("cat.jpg")))
     run = start(page)
     assert "the weights are gone" in page.error[0].value
-    assert run.ended
+    assert run.finished
     assert len(list(csv.reader(io.StringIO(output_csv(run.audit).decode("utf-8-sig"))))) == 10
 
 
 def test_an_audit_that_cannot_be_judged_can_be_left(run_app, monkeypatch):
     from clipdemo.errors import CheckpointError
-    from clipdemo.ui.pages.audit import job as audits
+    from clipdemo.ui import audits
 
     def broken(*_):
         raise CheckpointError("no background")

@@ -5,36 +5,13 @@ import io
 
 import numpy as np
 import pytest
+from app_pages import compare_page, table, text_of
 from plain_encoder import SQUARES
 from scipy import stats
 from streamlit.testing.v1 import AppTest
-from test_pages import text_of
 
 from clipdemo import samples
 from clipdemo.models.catalogue import EMBEDDED
-
-
-def compare_page():
-    """The entry file without its navigation: the runner cannot follow pages that are functions."""
-    import streamlit as st
-
-    from clipdemo.ui import inputs, state
-    from clipdemo.ui.pages.audit import job as audits
-    from clipdemo.ui.pages.compare import job as comparing
-    from clipdemo.ui.pages.compare import page as compare
-
-    shared, space = state.engine(), state.workspace()
-    view = inputs.sidebar(shared, space)
-    comparing.want_nothing()
-    compare.show(view, shared)
-    st.session_state["seen"] = shared, view
-    busy = comparing.busy(shared, space)
-    if not busy:
-        state.warm_up(shared, space, view.checkpoint)
-    more = state.work(view, space, shared.limits, encode=not busy)
-    more = comparing.work(shared) or more
-    if audits.work(shared.loader, ended_when_drawn=True) or more:
-        st.rerun()
 
 
 def settled(page):
@@ -52,10 +29,6 @@ def settled(page):
 def app(run_app, colour_clip):
     run_app(CLIPDEMO_CHECKPOINT=str(colour_clip))
     return settled(AppTest.from_function(compare_page, default_timeout=180).run())
-
-
-def table(page, column):
-    return next(frame.value for frame in page.dataframe if column in frame.value.columns)
 
 
 def encoders(page):

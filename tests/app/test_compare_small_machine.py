@@ -4,9 +4,8 @@ import gc
 import time
 
 import pytest
+from app_pages import compare_page, table, text_of
 from streamlit.testing.v1 import AppTest
-from test_compare_page import compare_page, table
-from test_pages import text_of
 from tiny_checkpoints import save_colour_clip
 
 from clipdemo.memory import Memory, Room
@@ -14,6 +13,7 @@ from clipdemo.models import governor
 from clipdemo.models.governor import Governor
 from clipdemo.models.load import load_encoder
 from clipdemo.ui import state
+from clipdemo.ui.workspace import Workspace
 
 MB = 10**6
 
@@ -100,11 +100,11 @@ def test_three_are_ranked_and_timed_where_one_fits(page, trio):
     shared, view = page.session_state["seen"]
     assert [len(shared.loader.known(name).missing(view.items)) for name in trio] == [0, 0, 0]
     assert watch(page, lambda page: shared.loader.encoder(trio[0])) is not None  # the sidebar's comes back
-    assert page.session_state["compared"] == ()
+    assert page.session_state["claimed"] == (trio[0],)
 
 
 def test_a_model_that_waits_for_memory_says_so_and_comes_once_it_is_free(page, trio):
-    shared, there = state.engine(), state.Workspace()
+    shared, there = state.engine(), Workspace()
     shared.loader.use(trio[0], there)
     shared.loader.start(trio[0])
     shared.loader.wait(trio[0])
@@ -116,7 +116,7 @@ def test_a_model_that_waits_for_memory_says_so_and_comes_once_it_is_free(page, t
 
 
 def test_a_comparison_that_is_left_leaves_no_checkpoint_unavailable(page, trio):
-    shared, there = state.engine(), state.Workspace()
+    shared, there = state.engine(), Workspace()
     shared.loader.use(trio[0], there)
     shared.loader.start(trio[0])
     shared.loader.wait(trio[0])

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from app_pages import picture, text_of, upload
 from streamlit.testing.v1 import AppTest
-from test_pages import picture, text_of, upload
 
 from clipdemo import samples
 
@@ -12,15 +12,14 @@ def matrix_page():
     """The entry file without its navigation: the runner cannot follow pages that are functions."""
     import streamlit as st
 
-    from clipdemo.ui import inputs, state
+    from clipdemo.ui import inputs, jobs, state
     from clipdemo.ui.pages.matrix import page as matrix
+    from clipdemo.ui.workspace import workspace
 
-    shared, space = state.engine(), state.workspace()
-    view = inputs.sidebar(shared, space)
-    matrix.show(view)
+    engine, session = state.engine(), workspace()
+    view = inputs.sidebar(engine, session)
     st.session_state["seen"] = view
-    if state.work(view, space, shared.limits):
-        st.rerun()
+    jobs.run(lambda: matrix.show(view), view, engine, session, page="matrix")
 
 
 @pytest.fixture
@@ -101,14 +100,14 @@ def test_names_that_come_twice_stay_apart(app):
 
 def test_a_cell_leads_to_the_card_of_its_pair(app):
     from clipdemo.scoring.score import background, rank, score_matrix
-    from clipdemo.ui.pages.matrix.view import field
+    from clipdemo.ui.pages.matrix.view import matrix_view
     from clipdemo.ui.scored import Scored
 
     view = app.session_state["seen"]
     matrix = score_matrix(view.encoder, view.items, view.captions)
     scale = background(view.encoder, samples.sample_items(), samples.NEUTRAL_CAPTIONS)
     scored = Scored(view.encoder, matrix, scale, view.templates)
-    compared = field("Images × captions", "Clustered", scored)
+    compared = matrix_view("Images × captions", "Clustered", scored)
     for row, column in ((0, 0), (13, 2), (5, 1)):
         found = compared.card(row, column)
         image, caption = int(compared.rows[row]), int(compared.columns[column])
@@ -116,10 +115,10 @@ def test_a_cell_leads_to_the_card_of_its_pair(app):
         assert found.hit == next(
             h for h in rank(matrix.cosine[:, caption], scale.captions) if h.index == image
         )
-    like = field("Images × images", "As given", scored)
+    like = matrix_view("Images × images", "As given", scored)
     pair = like.card(0, 3)
     assert (pair.query, pair.sha256, pair.caption) == (matrix.images[0].sha256, matrix.images[3].sha256, None)
     assert pair.hit.rank == 1 + sum(like.cosine[0, n] > like.cosine[0, 3] for n in range(1, 14))
     assert like.card(4, 4) is None
     assert like.card(99, 0) is None
-    assert field("Captions × captions", "As given", scored).card(0, 1) is None
+    assert matrix_view("Captions × captions", "As given", scored).card(0, 1) is None

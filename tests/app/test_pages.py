@@ -1,11 +1,10 @@
 """Every page and every input, through Streamlit's test runner."""
 
-import io
 import re
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from app_pages import picture, text_of, upload
 from streamlit.testing.v1 import AppTest
 from training import run, write_pairs
 
@@ -14,22 +13,6 @@ from clipdemo.models.catalogue import CATALOGUE
 from clipdemo.ui.state import engine
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
-
-
-def picture(colour, form="PNG"):
-    out = io.BytesIO()
-    Image.new("RGB", (64, 48), colour).save(out, form)
-    return out.getvalue()
-
-
-def text_of(app):
-    return "\n".join(str(element.value) for element in [*app.markdown, *app.caption, *app.info, *app.warning])
-
-
-def upload(app, *files):
-    app.file_uploader[0].set_value([(name, data, "image/png") for name, data in files]).run()
-    assert not app.exception
-    return app
 
 
 def test_the_first_visit_ranks_the_gallery(run_app):
@@ -54,7 +37,7 @@ def test_the_lint_counts_tokens_and_points_at_weak_spots(run_app):
 def test_one_caption_gets_no_share_and_is_told_why(run_app):
     app = run_app()
     app.text_area(key="captions").set_value("a cat").run()
-    assert "a share needs at least two" in text_of(app)
+    assert "a share requires at least two" in text_of(app)
 
 
 def test_no_captions_and_no_images_each_say_what_to_do_next(run_app):
@@ -79,7 +62,7 @@ def test_a_full_workspace_says_so_and_keeps_what_it_has(run_app):
     app = upload(run_app(CLIPDEMO_MAX_IMAGES="16"), *files)
     shown = text_of(app).replace("\\", "")
     assert "**16 images**" in shown
-    assert "16 images, samples included, is the most" in shown
+    assert "the limit is 16 images, samples included" in shown
 
 
 def test_uploads_are_ranked_beside_the_samples(run_app):

@@ -71,7 +71,7 @@ def test_one_that_cannot_be_had_falls_back_with_the_reason_and_stays_offered_as_
         ("/etc", "not open to visitors"),
         ("../../secret", "not open to visitors"),
         ("~/models", "not open to visitors"),
-        ("**bold** [x](http://evil)", "Not taken"),
+        ("**bold** [x](http://evil)", "Not accepted"),
         ("a/b\u0007", "no name of a checkpoint"),
         ("x" * 3000, "no name of a checkpoint"),
     ],
@@ -179,5 +179,5 @@ def test_a_link_cannot_ask_for_a_typed_name_where_nothing_can_be_typed(run_app):
 def test_a_link_never_opens_a_folder_even_where_visitors_may_type_one(run_app, colour_clip):
     run_app(CLIPDEMO_TYPED_CHECKPOINTS="folders")
     app = follow(str(colour_clip))
-    assert "which is not on offer here" in said(app)
+    assert "which this server does not offer" in said(app)
     assert picker(app).value == "embedded"

@@ -172,7 +172,7 @@ def test_a_hostile_table_is_scored_row_by_row(place, clipdemo):
     assert not [cell for column in of.values() for cell in column if cell[:1] in ("=", "@", "\t")]
     scored = sum(not words for _, words in HOSTILE)
     assert f"{scored} of {len(found)} rows scored, {len(found) - scored} failed" in ended.out
-    assert "the column 'caption' is there 2 times; the first is used" in ended.out
+    assert "the column 'caption' appears 2 times; the first is used" in ended.out
     assert is_inert(Page((place / "report.html").read_text("utf-8")))
 
 

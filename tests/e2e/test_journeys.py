@@ -112,7 +112,7 @@ def test_captions_for_an_image_are_bars_with_their_shares(app, page):
     expect(bars).to_contain_text("a cat looking at the camera")
     page.get_by_text("Shares add up to 100 %").wait_for()
     write_captions(page, "a cat")
-    page.get_by_text("a share needs at least two").first.wait_for()
+    page.get_by_text("a share requires at least two").first.wait_for()
 
 
 def test_a_score_card_says_what_the_number_means(app, page):

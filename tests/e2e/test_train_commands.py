@@ -109,7 +109,7 @@ def test_evaluate_goes_source_by_source_and_says_what_failed(commands, place, co
         (("train", "pairs.csv", "--output", "x", "--image-tower", "no/such"), "offline mode is on"),
         (("evaluate", "none.csv"), "there is no table none.csv"),
         (("evaluate", "one.csv", "--split", "test"), "no column 'split'"),
-        (("evaluate", "pairs.csv", "--split", "test"), "no row of the table is of the split 'test'"),
+        (("evaluate", "pairs.csv", "--split", "test"), "no row of the table has the split 'test'"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence(arguments, words, commands, place, model):

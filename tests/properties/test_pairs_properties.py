@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plain_encoder import PlainEncoder
 from table_texts import LETTERS, PIECES
 
-from clipdemo.audit.run import TableRun, run_table
+from clipdemo.audit.run import AuditOptions, run_audit
 from clipdemo.output.files import inert
 
 CELL = st.text(LETTERS, max_size=8) | st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
@@ -24,7 +24,7 @@ def through(data, name):
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / name).write_bytes(data)
-        wanted = TableRun(
+        options = AuditOptions(
             place / name,
             place / "out.csv",
             None,
@@ -35,7 +35,7 @@ def through(data, name):
             workers=1,
             resume=False,
         )
-        result = run_table(wanted, PlainEncoder, lambda *_: None)
+        result = run_audit(options, PlainEncoder, lambda *_: None)
         with (place / "out.csv").open(encoding="utf-8", newline="") as file:
             header, *rows = csv.reader(file)
     assert result.summary.rows == result.summary.failed == len(rows)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from clipdemo import similarity
-from clipdemo.scoring import metrics
+from clipdemo.scoring import retrieval
 from clipdemo.scoring.prompts import Query, read_captions
 from clipdemo.ui.views import plain
 
@@ -69,9 +69,9 @@ def test_percentiles_equal_counting(scores, background):
 @given(st.lists(st.integers(1, 30), min_size=1), st.integers(1, 12))
 def test_metrics_equal_naive_ones(ranks, k):
     got = np.array(ranks)
-    assert abs(metrics.recall_at_k(got, k) - sum(r <= k for r in ranks) / len(ranks)) < 1e-9
-    assert abs(metrics.mean_reciprocal_rank(got) - sum(1 / r for r in ranks) / len(ranks)) < 1e-9
-    assert metrics.median_rank(got) == float(np.median(ranks))
+    assert abs(retrieval.recall_at_k(got, k) - sum(r <= k for r in ranks) / len(ranks)) < 1e-9
+    assert abs(retrieval.mean_reciprocal_rank(got) - sum(1 / r for r in ranks) / len(ranks)) < 1e-9
+    assert retrieval.median_rank(got) == float(np.median(ranks))
 
 
 @settings(max_examples=300)

@@ -1,1 +1,1 @@
-"""One file a page; each takes the workspace's ``View`` and shows it through one lens."""
+"""One module or folder per page; each shows the workspace's ``View`` in its own way."""

@@ -1,4 +1,4 @@
-"""The About page: what the numbers mean, which checkpoint gives them, whose photographs are shown."""
+"""The About page: what the scores mean, the checkpoints, and the sample photographs with their licences."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from clipdemo.ui import views
 from clipdemo.ui.state import View
 
 MEANING = """
-**What you see.** A dual encoder turns every image and every caption into an embedding, a direction in one
-space. The *cosine* of two embeddings says how well they fit: the grid is ordered by it.
+**What you see.** A dual encoder maps every image and every caption to an embedding, a vector in a shared
+space. The *cosine* of two embeddings measures how well they match: the grid is sorted by it.
 
 **A cosine is not a probability.** Under CLIP even good matches have cosines of about 0.2 to 0.35, and other
-checkpoints have other ranges. That is why every score comes with a *percentile*: how many in a hundred
-unrelated pairs (our sample photographs with everyday captions) score lower under the same checkpoint.
+checkpoints have other ranges. That is why every score comes with a *percentile*: the percent of unrelated
+pairs (our sample photographs with everyday captions) that score lower under the same checkpoint.
 
-**A share** is CLIP's softmax among the captions you gave, for one image. It says which of them fits best,
-not whether any fits. SigLIP checkpoints give each pair a *sigmoid* of its own instead.
+**A share** is CLIP's softmax among the captions you gave, for one image. It says which of them matches best,
+not whether any of them matches. SigLIP checkpoints score each pair independently with a *sigmoid*.
 
-**What such models read badly.** Negation (“no dog”), counts (“three dogs”) and where things are (“left of”).
+**What CLIP models handle poorly.** Negation (“no dog”), counts (“three dogs”) and positions (“left of”).
 The captions box points these out.
 
-**Your images** stay in the memory of this session, shrunk to what a model needs; they are not saved and not
-part of a shared link.
+**Your images** are kept in the memory of this session only, reduced to the size a model needs; they are never saved
+and not part of a shared link.
 """
 
 
@@ -41,7 +41,7 @@ def show(view: View, loader: Loader) -> None:
     )
     _catalogue()
     if view.encoder:
-        st.caption(f"Now: {views.describe(view.encoder.checkpoint)} · {views.runs_on(view.encoder)}")
+        st.caption(f"In use: {views.describe(view.encoder.checkpoint)} · {views.runs_on(view.encoder)}")
     st.caption(_memory(loader))
     st.subheader("Sample photographs", anchor=False)
     rows = [
@@ -53,7 +53,7 @@ def show(view: View, loader: Loader) -> None:
 
 
 def _memory(loader: Loader) -> str:
-    """For the host: what is taken of the memory, and by which checkpoints."""
+    """For the host: memory used, and by which checkpoints."""
     room = loader.governor.memory.room()
     held = [
         f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)" for name, nbytes in loader.governor.held.items()
@@ -65,7 +65,7 @@ def _memory(loader: Loader) -> str:
 
 
 def _catalogue() -> None:
-    """What is publicly known of each checkpoint, with the page each figure stands on."""
+    """Published facts of each checkpoint, with the source of each figure."""
     rows = [
         {
             "checkpoint": entry.title,
@@ -86,6 +86,6 @@ def _catalogue() -> None:
     links = {"source": st.column_config.LinkColumn("source", display_text="open")}
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=links, key="catalogue")
     st.caption(
-        "Figures are those their publishers give, not measured here; those of different measures cannot be compared. "
-        "Memory is that of the weights in float32."
+        "Figures are published ones, not measured here; different measures cannot be compared. Memory is the size of "
+        "the weights in float32."
     )

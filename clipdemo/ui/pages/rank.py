@@ -18,17 +18,18 @@ from clipdemo.ui import card, views
 from clipdemo.ui.card import Card
 from clipdemo.ui.scored import score
 from clipdemo.ui.state import View
+from clipdemo.ui.views import Download, show_downloads
 
 FOR_CAPTION, FOR_IMAGE, LIKE_IMAGE = "Images for a caption", "Captions for an image", "Images like an image"
 EVERY_CAPTION = "Every caption"
-CAPTIONS_A_PAGE = 5
+CAPTIONS_PER_PAGE = 5
 FLOORS = [0, 50, 75, 90, 95, 99]
 
 Section = tuple[str, Sequence[Hit]]
 
 
 def show(view: View) -> None:
-    """The whole page, from what can be ranked now."""
+    """The whole page, from the images encoded so far."""
     st.title("Which image fits the words?", anchor=False)
     if "next" in st.session_state:  # a score card leads on to another direction
         st.session_state["query-image"], st.session_state["direction"] = st.session_state.pop("next")
@@ -57,7 +58,7 @@ def show(view: View) -> None:
 
 
 def _rankings(direction: str, encoder: CachedEncoder, matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
-    """Every query's images in full: one ranking per caption, or the one of the chosen image."""
+    """All images for every query: one ranking per caption, or one for the chosen image."""
     names = [item.name for item in matrix.images]
     hashes = [item.sha256 for item in matrix.images]
     if direction == LIKE_IMAGE:
@@ -70,7 +71,7 @@ def _rankings(direction: str, encoder: CachedEncoder, matrix: ScoreMatrix, scale
         others = [hit for hit in rank(cosines, scale.images) if hit.index != query]
         hits = [replace(hit, rank=place) for place, hit in enumerate(others, start=1)]
         return [Ranked(names[query], hits, names, hashes)]
-    shares = matrix.probabilities() if shares_mean_something(matrix) else None
+    shares = matrix.probabilities() if has_shares(matrix) else None
     return [
         Ranked(
             caption,
@@ -83,13 +84,13 @@ def _rankings(direction: str, encoder: CachedEncoder, matrix: ScoreMatrix, scale
     ]
 
 
-def shares_mean_something(matrix: ScoreMatrix) -> bool:
-    """A softmax over one caption is always one; a sigmoid stands by itself."""
+def has_shares(matrix: ScoreMatrix) -> bool:
+    """Whether shares or sigmoids are informative: a softmax over one caption is always one."""
     return len(matrix.captions) > 1 or matrix.checkpoint.logit_bias is not None
 
 
 def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[Section]:
-    """One ranking with its pages, or the best few images of every caption; returns what is on screen."""
+    """One ranking with its pages, or the best images of every caption; returns what is shown."""
     chosen: int | None = 0
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if direction == FOR_CAPTION and len(rankings) > 1:
@@ -98,19 +99,19 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
         k = st.selectbox(
             "Images a page" if one else "Images a caption", [5, 10, 20, 50], index=int(one), key=f"k-{one}"
         )
-        # Not a slider: that one widget makes a first visit fetch ten more files.
+        # Not a slider: its widget makes a first visit fetch ten more files.
         floor = st.selectbox(
             "Hide below percentile",
             FLOORS,
             key="floor",
             format_func=lambda floor: str(floor or "show all"),
-            help="A percentile says how many in a hundred unrelated image-caption pairs score lower "
+            help="The percentile of a score: percent of unrelated image-caption pairs that score lower "
             "under this checkpoint.",
         )
     shown: Sequence[Ranked] = rankings if chosen is None else rankings[chosen : chosen + 1]
     slot = st.container()
     if chosen is None:
-        shown = views.page_of(shown, CAPTIONS_A_PAGE, "captions")
+        shown = views.paginate(shown, CAPTIONS_PER_PAGE, "captions")
     sections = []
     with slot:
         for ranking in shown:
@@ -120,7 +121,7 @@ def _grids(direction: str, matrix: ScoreMatrix, rankings: list[Ranked]) -> list[
             like = "Most like " if direction == LIKE_IMAGE else ""
             st.markdown(f"#### {like}{views.plain(ranking.query)}{note}")
             tiles = st.container()
-            top = hits[:k] if chosen is None else views.page_of(hits, k, "images")
+            top = hits[:k] if chosen is None else views.paginate(hits, k, "images")
             with tiles:
                 _tiles(direction, matrix, ranking, top)
             sections.append((ranking.query, top))
@@ -134,7 +135,7 @@ def _pick_caption(captions: Sequence[str]) -> int | None:
 
 def _tiles(direction: str, matrix: ScoreMatrix, ranking: Ranked, hits: Sequence[Hit]) -> None:
     if not hits:
-        st.caption("Nothing reaches this percentile; lower it to see more.")
+        st.caption("Every image is below this percentile; lower it to see more.")
         return
     caption = ranking.query if direction == FOR_CAPTION else None
 
@@ -147,7 +148,7 @@ def _tiles(direction: str, matrix: ScoreMatrix, ranking: Ranked, hits: Sequence[
 
 def _captions_for_image(matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
     """Bars of the captions for one image, best first; returns the rankings of all images."""
-    shares = matrix.probabilities() if shares_mean_something(matrix) else None
+    shares = matrix.probabilities() if has_shares(matrix) else None
     rankings = [
         Ranked(
             item.name,
@@ -166,13 +167,9 @@ def _captions_for_image(matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
         hits = rankings[row].hits
         share = None if shares is None else shares[row]
         softmax = matrix.checkpoint.logit_bias is None
-        unit = (
-            "percentile"
-            if share is None
-            else "share among these captions, %"
-            if softmax
-            else "sigmoid of each pair, %"
-        )
+        unit = "percentile"
+        if share is not None:
+            unit = "share among these captions, %" if softmax else "sigmoid of each pair, %"
         figure = charts.caption_bars(hits, matrix.captions, share, unit)
         best = views.plain(matrix.captions[hits[0].index])
         st.plotly_chart(
@@ -182,11 +179,9 @@ def _captions_for_image(matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
             alt=f"Captions for {item.name[:60]}, best: {best}",
         )
         if share is None:
-            st.caption("One caption has no rivals: a share needs at least two. The bar shows its percentile.")
+            st.caption("A share requires at least two captions. The bar shows the percentile.")
         elif softmax:
-            st.caption(
-                "Shares add up to 100 % among the captions given; they say nothing about captions not given."
-            )
+            st.caption("Shares add up to 100 % over the captions given; other captions are not considered.")
         with st.popover("Score cards", icon=":material/info:"):
             for hit in hits:
                 caption = matrix.captions[hit.index]
@@ -200,7 +195,7 @@ def _captions_for_image(matrix: ScoreMatrix, scale: Background) -> list[Ranked]:
 
 
 def _pick_image(items: Sequence[ImageItem]) -> int:
-    """Let the visitor choose an image by name; returns its position."""
+    """A select box of image names; returns the index of the chosen image."""
     by_hash = {item.sha256: position for position, item in enumerate(items)}
     picked = st.selectbox(
         "Image",
@@ -217,40 +212,42 @@ def _pick_image(items: Sequence[ImageItem]) -> int:
 def _downloads(
     view: View, matrix: ScoreMatrix, rankings: Sequence[Ranked], sections: Sequence[Section]
 ) -> None:
-    """Files of what is on the page, made only when asked for."""
+    """Files to take away."""
     encoder = view.encoder
     if encoder is None:
         return
     name = f"{catalogue.title(view.checkpoint)}, {' | '.join(view.templates.patterns)}"
-    with st.container(horizontal=True):
-        st.download_button(
+    downloads = [
+        Download(
             "Ranking (CSV)",
-            lambda: files.ranking_csv(rankings, matrix.checkpoint, view.templates),
             "ranking.csv",
             "text/csv",
-            on_click="ignore",
-            icon=":material/table:",
+            lambda: files.ranking_csv(rankings, matrix.checkpoint, view.templates),
+            "table",
         )
-        if sections:
-            st.download_button(
+    ]
+    if sections:
+        footer = f"Scores under {name}. A cosine is not a probability."
+        downloads.append(
+            Download(
                 "Grid (PNG)",
-                lambda: pictures.grid_png(
-                    sections, matrix.images, f"Scores under {name}. A cosine is not a probability."
-                ),
                 "grid.png",
                 "image/png",
-                on_click="ignore",
-                icon=":material/image:",
+                lambda: pictures.grid_png(sections, matrix.images, footer),
+                "image",
             )
-        st.download_button(
+        )
+    downloads.append(
+        Download(
             "Embeddings (.npz)",
-            lambda: files.embeddings_npz(encoder, matrix.images, matrix.captions, view.templates),
             "embeddings.npz",
             "application/octet-stream",
-            on_click="ignore",
-            icon=":material/data_array:",
+            lambda: files.embeddings_npz(encoder, matrix.images, matrix.captions, view.templates),
+            "data_array",
         )
+    )
+    show_downloads(downloads)
     st.caption(
         f"Scored under {views.describe(matrix.checkpoint)}. The address bar holds page, captions, checkpoint, "
-        "template and sample set, so it can be shared; images you added stay here."
+        "template and sample set, so you can share it; your own images are not part of the link."
     )

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from clipdemo.audit.footprint import Footprint, peak_resident_bytes
+from clipdemo.audit.footprint import Footprint, memory_text, peak_resident_bytes
 
 
 def test_stages_add_up_over_threads():
@@ -33,3 +33,15 @@ def test_the_peak_covers_what_was_held():
     for page in range(0, len(held), 4096):
         held[page] = 1
     assert peak_resident_bytes() >= before + 40_000_000
+
+
+@pytest.mark.parametrize(
+    ("resident", "gpu", "text"),
+    [
+        (1_234_500_000, None, "peak memory 1,234 MB"),
+        (812_000_000, 340_000_000, "peak memory 812 MB, on the GPU 340 MB"),
+        (None, None, "peak memory unknown"),
+    ],
+)
+def test_peak_memory_as_text(resident, gpu, text):
+    assert memory_text(resident, gpu) == text

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from clipdemo.audit.ledger import Done, Ledger
+from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.errors import LedgerError
 
 
@@ -21,8 +21,10 @@ def filled(path=None):
         ("c.jpg", None, "gone"),
     ):
         ledger.add_file(name, image, error)
-    ledger.add_caption("a cat", row_of(0.6, 0.8), cut=True)
-    ledger.add_rows([Done(0, 0, 0, 0.6, ""), Done(1, None, None, None, "gone"), Done(2, 1, 0, 0.8, "")])
+    ledger.add_caption("a cat", row_of(0.6, 0.8), truncated=True)
+    ledger.add_rows(
+        [ScoredRow(0, 0, 0, 0.6, ""), ScoredRow(1, None, None, None, "gone"), ScoredRow(2, 1, 0, 0.8, "")]
+    )
     return ledger
 
 
@@ -55,7 +57,7 @@ def test_what_was_committed_outlasts_the_process_and_the_rest_does_not(tmp_path)
     path = tmp_path / "run.progress"
     ledger = filled(path)
     ledger.commit()
-    ledger.add_rows([Done(3, None, None, None, "late")])
+    ledger.add_rows([ScoredRow(3, None, None, None, "late")])
     ledger.close()
     again = Ledger(path)
     assert again.row_count == 3

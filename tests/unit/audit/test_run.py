@@ -11,9 +11,9 @@ import pytest
 from plain_encoder import SQUARES, PlainEncoder, csv_of
 from tiny_checkpoints import COLOURS
 
-from clipdemo.audit import run as table_run
+from clipdemo.audit import run as audit_run
 from clipdemo.audit.ledger import Ledger
-from clipdemo.audit.run import TableRun, run_table
+from clipdemo.audit.run import AuditOptions, run_audit
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
 
 ROWS = [(f"{colour}.png", f"a {colour} square {n % 9}") for n in range(40) for colour in COLOURS]
@@ -28,8 +28,8 @@ def place(tmp_path):
     return tmp_path
 
 
-def run_of(place, **changes):
-    wanted = TableRun(
+def options_of(place, **changes):
+    options = AuditOptions(
         table=place / "in.csv",
         output=place / "out.csv",
         figures=None,
@@ -40,11 +40,11 @@ def run_of(place, **changes):
         workers=2,
         resume=False,
     )
-    return replace(wanted, **changes)
+    return replace(options, **changes)
 
 
 def run(place, *, show=lambda *_: None, encoder=None, **changes):
-    return run_table(run_of(place, **changes), lambda: encoder or PlainEncoder(), show)
+    return run_audit(options_of(place, **changes), lambda: encoder or PlainEncoder(), show)
 
 
 def read(path):
@@ -125,11 +125,14 @@ def test_resuming_without_anything_to_resume_begins_anew(place):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda place: (place / "in.csv").write_bytes(csv_of(ROWS[:-1])), "another table;"),
-        (lambda place: {"encoder": PlainEncoder("other")}, "another checkpoint;"),
-        (lambda place: {"images": place / "elsewhere"}, "another folder of images;"),
-        (lambda place: {"report": place / "r.html"}, "another wish for figures;"),
-        (lambda place: {"columns": ("caption", "image")}, "another image column and caption column;"),
+        (lambda place: (place / "in.csv").write_bytes(csv_of(ROWS[:-1])), "a different table;"),
+        (lambda place: {"encoder": PlainEncoder("other")}, "a different checkpoint;"),
+        (lambda place: {"images": place / "elsewhere"}, "a different folder of images;"),
+        (lambda place: {"report": place / "r.html"}, "was started with different --figures or --report;"),
+        (
+            lambda place: {"columns": ("caption", "image")},
+            "a different image column and a different caption column;",
+        ),
     ],
 )
 def test_a_run_of_something_else_is_not_resumed(place, change, words):
@@ -174,9 +177,9 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing_behind(place, changes
     (place / "folder").mkdir()
     (place / "link.csv").symlink_to(place / "in.csv")
     before, table = sorted(os.listdir(place)), (place / "in.csv").read_bytes()
-    wanted = run_of(place, **{key: place / value for key, value in changes.items()})
+    options = options_of(place, **{key: place / value for key, value in changes.items()})
     with pytest.raises(error, match=words):
-        run_table(wanted, lambda: pytest.fail("a checkpoint was loaded for nothing"), lambda *_: None)
+        run_audit(options, lambda: pytest.fail("a checkpoint was loaded for nothing"), lambda *_: None)
     assert sorted(os.listdir(place)) == before
     assert (place / "in.csv").read_bytes() == table
 
@@ -195,7 +198,7 @@ def test_a_folder_that_takes_no_files_is_named(place):
     locked.chmod(0o500)
     if os.access(locked, os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(LedgerError, match=r"cannot be made.*another folder"):
+    with pytest.raises(LedgerError, match=r"cannot be created.*another folder"):
         run(place, output=locked / "out.csv")
 
 
@@ -254,7 +257,7 @@ def test_duplicate_headers_are_kept_and_noted(place):
     (place / "in.csv").write_bytes(csv_of([("red.png", "red", "blue")], ("image", "caption", "caption")))
     result = run(place)
     assert read(place / "out.csv")[0][:4] == ["image", "caption", "caption", "similarity"]
-    assert "'caption' is there 2 times; the first is used" in result.as_text()
+    assert "'caption' appears 2 times; the first is used" in result.as_text()
 
 
 def test_an_output_can_be_scored_again(place):
@@ -305,7 +308,7 @@ def test_a_failing_last_step_keeps_the_progress(place, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device", "figures")
 
-    monkeypatch.setattr(table_run.audit_report, "write_figures", fail)
+    monkeypatch.setattr(audit_run.audit_report, "write_figures", fail)
     with pytest.raises(OutputError, match=r"figures cannot be written.*No space left"):
         run(place)
     monkeypatch.undo()

@@ -14,12 +14,13 @@ from tiny_checkpoints import COLOURS
 
 from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger
-from clipdemo.audit.score import CHUNK, MAX_CAPTION, Plan, begin, score_table
+from clipdemo.audit.score import CHUNK, Plan, begin, score_table
 from clipdemo.errors import LedgerError
 from clipdemo.images import decode as images
 from clipdemo.images.fetch import fetch_bytes
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
+from clipdemo.tables.row import MAX_CAPTION
 from clipdemo.tables.table import open_table
 
 MANY = [(f"{colour}.png", f"a {colour} square {n % 7}") for n in range(60) for colour in COLOURS]
@@ -165,8 +166,8 @@ def test_a_checkpoint_that_gives_no_number_fails_the_row_and_is_no_rival_of_othe
     rows = [("red.png", "red"), ("blue.png", "blue"), ("green.png", "broken"), ("green.png", "green")]
     ledger = scored(table_of(rows), Broken())
     image, fine, caption, also_fine = errors(ledger)
-    assert "no number for the image" in image
-    assert "no number for the caption" in caption
+    assert "embedding of the image is NaN or infinite" in image
+    assert "embedding of the caption is NaN or infinite" in caption
     assert (fine, also_fine) == ("", "")
     assert ledger.pairs()[0].tolist() == [1, 3]
     assert np.isfinite(np.concatenate([*ledger.image_blocks(), *ledger.caption_blocks()])).all()
@@ -218,9 +219,9 @@ def test_a_new_ledger_is_described_and_an_agreeing_one_resumed():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"table": "z"}, "another table;"),
-        ({"checkpoint": "z"}, "another checkpoint;"),
-        ({"table": "z", "folder of images": "z"}, "another table and folder of images;"),
+        ({"table": "z"}, "a different table;"),
+        ({"checkpoint": "z"}, "a different checkpoint;"),
+        ({"table": "z", "folder of images": "z"}, "a different table and a different folder of images;"),
     ],
 )
 def test_what_differs_from_the_run_to_resume_is_named(changed, words):

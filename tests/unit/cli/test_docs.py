@@ -10,9 +10,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from clipdemo.audit.judge import FLAGS, RESULT_COLUMNS, STRONG_FROM, WEAK_BELOW
-from clipdemo.audit.score import CHUNK, MAX_CAPTION
+from clipdemo.audit.score import CHUNK
 from clipdemo.cli.app import app
 from clipdemo.cli.config import Config
+from clipdemo.tables.row import MAX_CAPTION
 from clipdemo.tables.table import CAPTION_NAMES, IMAGE_NAMES
 
 TEXT = (Path(__file__).parents[3] / "docs" / "cli.md").read_text("utf-8")

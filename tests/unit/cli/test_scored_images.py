@@ -11,8 +11,12 @@ from PIL import Image
 from plain_encoder import SQUARES, PlainEncoder
 from tiny_checkpoints import COLOURS
 
+from clipdemo.audit.score import Plan
 from clipdemo.cli.scored_images import score_images
 from clipdemo.errors import CaptionError, ImageError
+from clipdemo.limits import Limits
+
+PLAN = Plan(Limits(), workers=2, batch_size=3)
 
 
 @pytest.fixture
@@ -24,9 +28,9 @@ def photos(tmp_path):
     return folder
 
 
-def scored(arguments, captions, *, templates=(), pace=(3, 2), encoder=None, seen=None):
+def scored(arguments, captions, *, templates=(), plan=PLAN, encoder=None, seen=None):
     show = (lambda *at: seen.append(at)) if seen is not None else (lambda *_: None)
-    return score_images(list(map(str, arguments)), captions, templates, encoder or PlainEncoder(), pace, show)
+    return score_images(list(map(str, arguments)), captions, templates, encoder or PlainEncoder(), plan, show)
 
 
 def read(data):

@@ -70,7 +70,7 @@ def test_the_weights_file_holds_the_parameters_in_float32(entry):
 
 
 @pytest.mark.parametrize("entry", FROM_HUB, ids=lambda entry: entry.id)
-def test_every_figure_and_commit_stands_with_its_source_in_the_docs(entry):
+def test_every_figure_and_commit_is_in_the_docs_with_its_source(entry):
     assert re.fullmatch(r"https://[\w./-]+", entry.figure.url)
     assert 0 < entry.figure.percent < 100
     assert f"`{entry.id}`" in DOCS

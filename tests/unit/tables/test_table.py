@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from clipdemo.errors import ClipdemoError, TableError
-from clipdemo.tables import table as tables
+from clipdemo.tables.row import Row
 from clipdemo.tables.table import open_table, read_columns
 
 
@@ -58,8 +58,8 @@ def test_a_table_says_what_it_is():
     assert (table.image, table.caption, table.count, table.notes) == (1, 2, 2, ())
     assert table.sha256 == hashlib.sha256(data).hexdigest()
     assert list(table.rows()) == [
-        tables.Row(0, ("1", "a.jpg", "a cat"), ""),
-        tables.Row(1, ("2", "b.jpg", "a dog"), ""),
+        Row(0, ("1", "a.jpg", "a cat"), "", "a.jpg", "a cat"),
+        Row(1, ("2", "b.jpg", "a dog"), "", "b.jpg", "a dog"),
     ]
 
 
@@ -234,7 +234,7 @@ def test_a_duplicate_name_is_noted_and_the_first_is_used():
     table = opened("image,image,caption\na,b,c\n")
     assert table.columns == ("image", "image", "caption")
     assert (table.image, table.caption) == (0, 2)
-    assert table.notes == ("the column 'image' is there 2 times; the first is used",)
+    assert table.notes == ("the column 'image' appears 2 times; the first is used",)
     assert [row.cells for row in table.rows()] == [("a", "b", "c")]
     table = opened("x,y,y,y\n", image_column="x", caption_column="y")
     assert (table.caption, len(table.notes)) == (1, 1)
@@ -348,7 +348,7 @@ def test_characters_across_the_borders_of_chunks_are_whole():
 
 def test_marked_text_that_breaks_its_encoding_is_noted():
     table = opened("image,caption\na,b\n".encode("utf-16") + b"\n")
-    assert "marked as UTF-16 but breaks its rules" in table.notes[0]
+    assert "marked as UTF-16 but is not valid" in table.notes[0]
     table = opened(b"\xef\xbb\xbfimage,caption\na,\xff\n")
     assert "marked as UTF-8 but" in table.notes[0]
     assert [row.cells for row in table.rows()] == [("a", "\ufffd")]
@@ -459,8 +459,8 @@ def test_a_quote_that_is_not_closed_for_long_costs_one_row():
 def test_a_quote_inside_a_quoted_cell_costs_one_row():
     data = 'image,caption\na,"he said "hi" to me"\nb,"c\nd,"e\nf,g\n'
     found = problems(data)
-    assert found[0] == "cell 2 goes on after its closing quote; quotes in it must be doubled"
-    assert found[1] == "cell 2 goes on after its closing quote; quotes in it must be doubled"
+    assert found[0] == "cell 2 goes on after its closing quote; double the quotes inside a quoted cell"
+    assert found[1] == "cell 2 goes on after its closing quote; double the quotes inside a quoted cell"
     assert found[2] == "the quote that opens cell 2 is never closed in the file"
     assert found[3] == ""
 
@@ -515,7 +515,7 @@ def test_lines_that_are_no_objects_are_problems():
         "the line is null, not a JSON object",
         "the line's lists or objects are nested too deeply",
         broken[5],
-        "the line holds a number with too many digits",
+        "the line contains a number with too many digits",
         "the line has 2,000,000 characters or more, which is too long",
     ]
     assert broken[0].startswith("the line is not JSON: ")
@@ -567,13 +567,13 @@ def test_columns_of_bytes_are_left_empty_with_a_note():
     assert (opened_table.image, opened_table.caption) == (1, 2)
     assert [row.cells for row in opened_table.rows()] == [("", "u", "c", "")]
     assert opened_table.notes == (
-        "the column 'image' holds bytes, not text; its cells are left empty",
-        "the column 'raw' holds bytes, not text; its cells are left empty",
+        "the column 'image' contains bytes, not text; its cells are left empty",
+        "the column 'raw' contains bytes, not text; its cells are left empty",
     )
-    assert "'raw' holds bytes" in refusal(packed(table), image_column="raw")
+    assert "'raw' contains bytes" in refusal(packed(table), image_column="raw")
     del table["url"]
     assert "no image column was found among 'image', 'caption', 'raw'" in refusal(packed(table))
-    assert "'image' holds bytes" in refusal(packed(table))
+    assert "'image' contains bytes" in refusal(packed(table))
 
 
 def test_parquet_with_two_columns_of_one_name_is_read():

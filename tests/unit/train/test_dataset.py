@@ -5,7 +5,8 @@ from plain_encoder import SQUARES, Shelf, square_png, table_of
 
 from clipdemo.errors import TableError, TrainingError
 from clipdemo.limits import Limits
-from clipdemo.train.dataset import SPLITS, read_pairs
+from clipdemo.tables.row import SPLITS
+from clipdemo.train.dataset import read_pairs
 
 
 def read(rows, header=("image", "caption"), files=None, seed=0, known=()):
@@ -83,7 +84,7 @@ def test_too_few_images_end_in_a_sentence_with_the_reasons(count):
 
 
 def test_an_unknown_split_and_one_caption_for_all_end_in_a_sentence():
-    with pytest.raises(TableError, match="row 1 is of the split 'maybe'"):
+    with pytest.raises(TableError, match="row 1 has the split 'maybe'"):
         read([("red.png", "x", "maybe")], ("image", "caption", "split"))
     with pytest.raises(TrainingError, match="the same caption"):
         read([(name, "a square") for name in SQUARES])

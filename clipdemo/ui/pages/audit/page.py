@@ -1,8 +1,7 @@
-"""The Audit page: a table of image,caption rows goes in, a scored and flagged one comes out."""
+"""The Audit page: choose a table of image,caption rows, follow its progress, read the result."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,57 +9,61 @@ import streamlit as st
 
 from clipdemo.errors import ClipdemoError, TableError
 from clipdemo.models import catalogue
-from clipdemo.tables import table as tables
 from clipdemo.tables.table import Table
-from clipdemo.ui import views
-from clipdemo.ui.pages.audit import job as audits
-from clipdemo.ui.pages.audit import results as audit_results
-from clipdemo.ui.pages.audit.job import AuditRun
+from clipdemo.ui import audits, views
+from clipdemo.ui.audits import AuditJob
+from clipdemo.ui.pages.audit import results
 from clipdemo.ui.state import Engine, View
+from clipdemo.ui.uploads import (
+    TABLE_SUFFIXES,
+    check_image_bytes,
+    locate_uploads,
+    open_uploaded_table,
+    uploaded_columns,
+)
 
-KINDS = ["csv", "tsv", "txt", "jsonl", "ndjson", "parquet"]
 FIND = "found by name"
 
 
-def show(view: View, shared: Engine) -> None:
-    """The whole page: choose a table, watch it, read what came of it."""
+def show(view: View, engine: Engine) -> None:
+    """The whole page."""
     st.title("Does every caption fit its image?", anchor=False)
-    run = audits.current()
-    if run is None:
-        _choose(view, shared)
-    elif run.audit and run.summary:
-        audit_results.show(run, run.audit, run.summary)
-    elif run.ended:
-        st.error(f"The audit broke off: {views.plain(run.failed, 500)}", icon=":material/error:")
-        st.button("Start again", on_click=audits.forget, icon=":material/restart_alt:")
+    job = audits.current()
+    if job is None:
+        _choose(view, engine)
+    elif job.audit and job.summary:
+        results.show(job, job.audit, job.summary)
+    elif job.finished:
+        st.error(f"The audit ended early: {views.plain(job.failed, 500)}", icon=":material/error:")
+        st.button("Start again", on_click=audits.discard, icon=":material/restart_alt:")
     else:
-        _watch(run)
+        _watch(job)
 
 
-def _choose(view: View, shared: Engine) -> None:
+def _choose(view: View, engine: Engine) -> None:
     st.markdown(
-        "Bring a table with an image and a caption in each row. Every pair is scored, ranked against all other "
-        "captions and images of the table, and flagged where it looks wrong. Of the sidebar, only the checkpoint counts here."
+        "Upload a table with an image and a caption in each row. Every pair is scored, ranked against all other "
+        "captions and images of the table, and flagged where it looks wrong. Only the model is taken from the sidebar."
     )
     left, right = st.columns(2, gap="medium")
     with left:
         file = st.file_uploader(
             "Table",
-            KINDS,
+            TABLE_SUFFIXES,
             key="audit-file",
-            max_upload_size=max(1, int(shared.limits.file_bytes / 1e6)),
+            max_upload_size=max(1, int(engine.limits.file_bytes / 1e6)),
             help="CSV, TSV, JSONL or Parquet; one row per image and caption.",
         )
         st.caption(
-            f"At most {shared.limits.rows:,} rows and {shared.limits.file_bytes / 1e6:g} MB. Images are "
-            + ("web addresses or " if shared.limits.urls_allowed else "")
+            f"At most {engine.limits.rows:,} rows and {engine.limits.file_bytes / 1e6:g} MB. Images are "
+            + ("web addresses or " if engine.limits.urls_allowed else "")
             + "names of files uploaded beside it."
         )
     with right:
         st.file_uploader(
             "Images the table names", key="audit-images", accept_multiple_files=True, help="Files, or a zip."
         )
-        st.caption("Only for tables that name files. Nothing is saved.")
+        st.caption("Needed only if the table names files. Nothing is saved.")
     if view.encoder is None:
         views.show_waiting(view.checkpoint)
         return
@@ -69,12 +72,12 @@ def _choose(view: View, shared: Engine) -> None:
         st.button(
             f"Try an example under {under}",
             on_click=_start_example,
-            args=(view, shared),
+            args=(view, engine),
             icon=":material/play_arrow:",
         )
         st.caption("The sample photographs with a caption each. Two captions were swapped on purpose.")
         return
-    table = _opened(file, shared)
+    table = _opened(file, engine)
     if table is None:
         return
     for note in table.notes:
@@ -89,67 +92,71 @@ def _choose(view: View, shared: Engine) -> None:
         type="primary",
         disabled=not table.count,
         on_click=_start,
-        args=(view, shared),  # no bytes: streamlit keeps a button's arguments as long as the session
+        args=(view, engine),  # without bytes: Streamlit keeps a button's arguments for the whole session
     )
     if "audit-error" in st.session_state:
         st.error(views.plain(st.session_state.pop("audit-error"), 500))
 
 
-def _opened(file: Any, shared: Engine) -> Table | None:
-    """The uploaded table with the columns found or chosen; says what is wrong with it otherwise."""
+def _opened(file: Any, engine: Engine) -> Table | None:
+    """The uploaded table with its columns; None, with a message, if it cannot be used."""
     data = file.getvalue()
     try:
-        picked = _picked(_columns(file.file_id, file.name, data, shared))
-        kept = st.session_state.get("audit-table")
-        if kept is None or kept[0] != (file.file_id, picked):  # reading it through takes a while
-            table = audits.open_upload(file.name, data, picked, shared.limits)
-            kept = st.session_state["audit-table"] = (file.file_id, picked), table
-        return cast(Table, kept[1])
+        image, caption = _choose_columns(_columns(file.file_id, file.name, data, engine))
+        key = file.file_id, image, caption
+        cached = st.session_state.get("audit-table")
+        if cached is None or cached[0] != key:  # reading it through takes a while
+            table = open_uploaded_table(
+                file.name, data, engine.limits, image_column=image, caption_column=caption
+            )
+            cached = st.session_state["audit-table"] = key, table
+        return cast(Table, cached[1])
     except TableError as error:
         st.error(views.plain(str(error), 500), icon=":material/error:")
         return None
 
 
-def _columns(file_id: str, name: str, data: bytes, shared: Engine) -> tuple[str, ...]:
-    kept = st.session_state.get("audit-columns")
-    if kept is None or kept[0] != file_id:
-        audits.check_size(data, shared.limits)
-        kept = file_id, tables.read_columns(name, lambda: io.BytesIO(data))
-        st.session_state["audit-columns"] = kept
-    return tuple(kept[1])
+def _columns(file_id: str, name: str, data: bytes, engine: Engine) -> tuple[str, ...]:
+    cached = st.session_state.get("audit-columns")
+    if cached is None or cached[0] != file_id:
+        cached = file_id, uploaded_columns(name, data, engine.limits)
+        st.session_state["audit-columns"] = cached
+    return tuple(cached[1])
 
 
-def _picked(columns: Sequence[str]) -> tuple[str | None, str | None]:
-    """Which columns hold images and captions; None where they are to be found by name."""
+def _choose_columns(columns: Sequence[str]) -> tuple[str | None, str | None]:
+    """The image and caption column chosen; None where it is to be found by name."""
     with st.container(horizontal=True):
         image = st.selectbox("Image column", [FIND, *columns], key="audit-image")
         caption = st.selectbox("Caption column", [FIND, *columns], key="audit-caption")
     return (None if image == FIND else image), (None if caption == FIND else caption)
 
 
-def _start(view: View, shared: Engine) -> None:
+def _start(view: View, engine: Engine) -> None:
     _, table = st.session_state.pop("audit-table", (None, None))
     if table is None:
         return
     images = st.session_state.get("audit-images") or []
     try:
-        audits.check_images(sum(each.size for each in images))
+        check_image_bytes(sum(each.size for each in images))
         files = [(each.name, each.getvalue()) for each in images]
-        locate, rejected = audits.locate_uploads(files, shared.limits)
+        locate, rejected = locate_uploads(files, engine.limits)
+        audits.start(table, locate, view, engine, rejected)
     except ClipdemoError as error:
         st.session_state["audit-error"] = str(error)
-        return
-    audits.begin(table, locate, view, shared.limits, rejected)
 
 
-def _start_example(view: View, shared: Engine) -> None:
+def _start_example(view: View, engine: Engine) -> None:
     table, locate = audits.example()
-    audits.begin(table, locate, view, shared.limits, [])
+    try:
+        audits.start(table, locate, view, engine, [])
+    except ClipdemoError as error:
+        st.session_state["audit-error"] = str(error)
 
 
-def _watch(run: AuditRun) -> None:
-    st.progress(run.done / max(run.table.count, 1), views.plain(run.progress()))
+def _watch(job: AuditJob) -> None:
+    st.progress(job.done / max(job.table.count, 1), views.plain(job.progress_text()))
     st.caption(
-        f"{views.plain(run.table.name, 80)} under {views.plain(audits.title(run))}. You may look at other pages meanwhile."
+        f"{views.plain(job.table.name, 80)} under {views.plain(job.title)}. It goes on while you look at other pages."
     )
-    st.button("Stop and keep what is done", on_click=run.stop, icon=":material/stop:")
+    st.button("Stop and keep what is done", on_click=job.cancel, icon=":material/stop:")

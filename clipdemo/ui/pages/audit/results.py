@@ -1,4 +1,4 @@
-"""What came of an audit: figures, flags, the worst pairs, the matrix, and files to take away."""
+"""The result of an audit: figures, flags, the worst pairs, the matrix, and downloads."""
 
 from __future__ import annotations
 
@@ -9,78 +9,75 @@ import io
 import pandas as pd
 import streamlit as st
 
-from clipdemo.audit import report as audit_report
+from clipdemo.audit import report
 from clipdemo.audit.footprint import peak_resident_bytes
-from clipdemo.audit.judge import FLAGS, Audit, Retrieval, Summary
+from clipdemo.audit.judge import FLAGS, Audit, Summary
 from clipdemo.errors import TableError
 from clipdemo.models import catalogue, load
 from clipdemo.output import files, heatmaps, pictures
 from clipdemo.output.heatmaps import Axis
 from clipdemo.scoring.matrix import Sheet
-from clipdemo.ui import views
-from clipdemo.ui.pages.audit import job as audits
-from clipdemo.ui.pages.audit.job import AuditRun
+from clipdemo.scoring.retrieval import RetrievalMetrics
+from clipdemo.ui import audits, views
+from clipdemo.ui.audits import AuditJob
+from clipdemo.ui.views import Download, show_downloads
 
 EVERY, FAILED = "every pair", "failed rows"
-A_PAGE = 50
+PAIRS_PER_PAGE = 50
 MATRIX_ROWS = 60  # of the heatmap on the page; the picture to download has more
 
 
-def show(run: AuditRun, audit: Audit, summary: Summary) -> None:
-    """Everything an ended audit says."""
-    _headline(run, summary)
+def show(job: AuditJob, audit: Audit, summary: Summary) -> None:
+    """Everything a finished audit shows."""
+    _headline(job, summary)
     if summary.scored:
         _retrieval(summary)
-    _downloads(run, audit, summary)
+    _downloads(job, audit, summary)
     _pairs(audit, summary)
     if summary.scored:
         _matrix(audit)
-    _footprint(run)
+    _footprint(job)
 
 
-def _headline(run: AuditRun, summary: Summary) -> None:
-    what = "Stopped early: " if run.stopped else ""
-    if run.failed:
-        st.error(f"The audit broke off: {views.plain(run.failed, 500)}", icon=":material/error:")
+def _headline(job: AuditJob, summary: Summary) -> None:
+    stopped = "Stopped early: " if job.cancelled else ""
+    if job.failed:
+        st.error(f"The audit ended early: {views.plain(job.failed, 500)}", icon=":material/error:")
     st.markdown(
-        f"{what}**{summary.scored:,} of {summary.rows:,} rows scored** of {views.plain(run.table.name, 80)}, under "
-        f"{views.describe(run.encoder.checkpoint)}."
+        f"{stopped}**{summary.scored:,} of {summary.rows:,} rows scored** of {views.plain(job.table.name, 80)}, under "
+        f"{views.describe(job.encoder.checkpoint)}."
     )
-    for thing in run.rejected[:20]:
-        st.caption(f":orange[{views.plain(thing.name, 80)}]: {views.plain(thing.reason, 200)}")
+    for item in job.rejected[:20]:
+        st.caption(f":orange[{views.plain(item.name, 80)}]: {views.plain(item.reason, 200)}")
     grid = {
         "Failed rows": (f"{summary.failed:,}", "Rows without a score; their error column says why."),
         "Images": (f"{summary.images:,}", "Distinct images: equal files count once."),
         "Captions": (f"{summary.captions:,}", "Distinct captions."),
         "Likely swapped": (
             f"{summary.flags[FLAGS[0]]:,}",
-            "Weak pairs that would gain by exchanging captions with another row, or whose image and caption both "
-            "have a strong match elsewhere in the table.",
+            "Weak pairs that would score higher with captions exchanged with another row, or whose image and caption "
+            "both have a strong match elsewhere in the table.",
         ),
-        "Weak": (f"{summary.flags[FLAGS[1]]:,}", "Percentile below 80: not told apart from unrelated pairs."),
-        "Duplicates": (f"{summary.flags[FLAGS[2]]:,}", "Rows whose image came under another name, too."),
-        "Cut off": (f"{summary.truncated:,}", "Captions with a tail that the checkpoint does not read."),
+        "Weak": (f"{summary.flags[FLAGS[1]]:,}", "Percentile below 80: no better than a random pair."),
+        "Duplicates": (f"{summary.flags[FLAGS[2]]:,}", "Rows whose image also appears under another name."),
+        "Cut off": (f"{summary.truncated:,}", "Captions longer than the checkpoint reads."),
     }
     views.metric_row(grid)
-    st.button("Audit another table", on_click=audits.forget, icon=":material/restart_alt:")
+    st.button("Audit another table", on_click=audits.discard, icon=":material/restart_alt:")
 
 
 def _retrieval(summary: Summary) -> None:
-    st.subheader("Retrieval", anchor=False, help=audit_report.DEFINITION)
+    st.subheader("Retrieval", anchor=False, help=report.DEFINITION)
     rows = [
         _figures("image → caption", summary.image_to_text),
         _figures("caption → image", summary.text_to_image),
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
-    part = (
-        ""
-        if summary.scored == summary.rows
-        else " Only rows that were scored count, as questions and as rivals."
-    )
-    st.caption(f"Each direction asks among this table only; a larger table is harder.{part}")
+    part = "" if summary.scored == summary.rows else " Only scored rows count, as queries and as candidates."
+    st.caption(f"Both directions search this table only; a larger table is harder.{part}")
 
 
-def _figures(direction: str, found: Retrieval) -> dict[str, str]:
+def _figures(direction: str, found: RetrievalMetrics[float]) -> dict[str, str]:
     return {
         "direction": direction,
         "queries": f"{found.queries:,}",
@@ -99,17 +96,17 @@ def _pairs(audit: Audit, summary: Summary) -> None:
     if chosen == FAILED:
         _failed(audit)
         return
-    wanted = [pair for pair in audit.worst().tolist() if chosen == EVERY or chosen in audit.flags[pair]]
-    if not wanted:
+    pairs = [pair for pair in audit.worst().tolist() if chosen == EVERY or chosen in audit.flags[pair]]
+    if not pairs:
         st.caption("No row could be scored; the failed rows say why.")
         return
-    shown = views.page_of(wanted, A_PAGE, "audit")
+    shown = views.paginate(pairs, PAIRS_PER_PAGE, "audit")
     lines = [_line(audit, pair) for pair in shown]
     columns = {
         "image": st.column_config.ImageColumn("image", width="small"),
         "percentile": st.column_config.ProgressColumn(
             "percentile",
-            help="How many in a hundred unrelated pairs score lower under this checkpoint.",
+            help="Percent of unrelated pairs that score lower under this checkpoint.",
             min_value=0,
             max_value=100,
             format="%d",
@@ -154,7 +151,7 @@ def _failed(audit: Audit) -> None:
 
 
 def _matrix(audit: Audit) -> None:
-    values, images, captions = audit_report.matrix(audit, MATRIX_ROWS)
+    values, images, captions = report.matrix(audit, MATRIX_ROWS)
     st.subheader("Every image with every caption", anchor=False)
     thumbnails = [audit.ledger.thumbnail(image) or b"" for image in images]
     strip = _uri(pictures.thumbnail_strip(thumbnails, 44, down=True)) if all(thumbnails) else None
@@ -165,7 +162,7 @@ def _matrix(audit: Audit) -> None:
     sheet = Sheet(values, "cosine", float(values.min()), float(values.max()), 2)
     title = catalogue.title(audit.checkpoint.id)
     figure = heatmaps.heatmap(sheet, rows, columns, title=title, extra=[values])
-    # Only a number of ours goes in here; a narrow screen scrolls the chart sideways.
+    # Holds only our own number. A narrow screen scrolls the chart sideways.
     st.html(f"<style>.st-key-audit-cells {{ min-width: {heatmaps.heatmap_width(rows, columns)}px; }}</style>")
     with st.container(key="heatmap", height=640 if len(images) > 20 else "content", border=False):
         st.plotly_chart(
@@ -175,10 +172,10 @@ def _matrix(audit: Audit) -> None:
             alt=f"Cosines of {len(images)} images and {len(captions)} captions under {title}",
         )
     part = f"The first {MATRIX_ROWS} scored rows. " if len(audit.pairs) > MATRIX_ROWS else ""
-    st.caption(f"{part}Where each image has one caption, the right pairs lie on the diagonal.")
+    st.caption(f"{part}Where each image has one caption, its own pairs are on the diagonal.")
 
 
-def _footprint(run: AuditRun) -> None:
+def _footprint(job: AuditJob) -> None:
     with st.expander("Time and memory"):
         lines = [
             {
@@ -187,78 +184,76 @@ def _footprint(run: AuditRun) -> None:
                 "items": s.items,
                 "items a second": round(s.rate, 1),
             }
-            for s in run.footprint.stages
+            for s in job.footprint.stages
         ]
         st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
         peak = peak_resident_bytes()
         memory = "" if peak is None else f" Peak memory of the server {peak / 1e6:,.0f} MB."
-        gpu = _gpu(run)
+        gpu = _gpu(job)
         memory += "" if gpu is None else f" Peak memory on the GPU {gpu / 1e6:,.0f} MB."
         st.caption(
-            f"{run.seconds:.1f} seconds in all, on {run.encoder.device}; stages overlap and run in several "
+            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several "
             f"threads.{memory}"
         )
 
 
-def _downloads(run: AuditRun, audit: Audit, summary: Summary) -> None:
-    """Files, made only when asked for."""
-    files = [
-        ("Scored table (CSV)", "output.csv", "text/csv", lambda: output_csv(audit), ":material/table:"),
-        (
+def _downloads(job: AuditJob, audit: Audit, summary: Summary) -> None:
+    """Files to take away."""
+    downloads = [
+        Download("Scored table (CSV)", "output.csv", "text/csv", lambda: output_csv(audit), "table"),
+        Download(
             "Report (HTML)",
             "report.html",
             "text/html",
-            lambda: audit_report.audit_html(audit, summary, _footprint_html(run)).encode(),
-            ":material/description:",
+            lambda: report.audit_html(audit, summary, _footprint_html(job)).encode(),
+            "description",
         ),
     ]
     if summary.scored:
-        files += [
-            (
+        downloads += [
+            Download(
                 "Images and captions (PNG)",
                 "image_captions.png",
                 "image/png",
-                lambda: audit_report.image_captions_png(audit),
-                ":material/image:",
+                lambda: report.image_captions_png(audit),
+                "image",
             ),
-            (
+            Download(
                 "Matrix (PNG)",
                 "similarity_matrix.png",
                 "image/png",
-                lambda: audit_report.similarity_matrix_png(audit),
-                ":material/grid_on:",
+                lambda: report.similarity_matrix_png(audit),
+                "grid_on",
             ),
         ]
-    with st.container(horizontal=True):
-        for label, name, kind, make, icon in files:
-            st.download_button(label, make, name, kind, on_click="ignore", icon=icon)
+    show_downloads(downloads)
 
 
 def output_csv(audit: Audit) -> bytes:
     """The scored table, with a byte-order mark so that spreadsheets read it right."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(map(files.inert, audit_report.header(audit.table)))
+    writer.writerow(map(files.inert, report.header(audit.table)))
     try:
         for row in audit.rows():
             writer.writerow(map(files.inert, row))
-    except TableError as error:  # the table broke the audit off here; what was scored is kept
+    except TableError as error:  # the audit ended here; the rows scored before are kept
         writer.writerow([files.inert(str(error))])
     return out.getvalue().encode("utf-8-sig")
 
 
-def _footprint_html(run: AuditRun) -> str:
-    return audit_report.footprint_html(
-        run.footprint.stages, run.seconds, run.encoder.device, peak_resident_bytes(), _gpu(run)
+def _footprint_html(job: AuditJob) -> str:
+    return report.footprint_html(
+        job.footprint.stages, job.seconds, job.encoder.device, peak_resident_bytes(), _gpu(job)
     )
 
 
-def _gpu(run: AuditRun) -> int | None:
-    return load.peak_gpu_bytes() if run.encoder.device == "cuda" else None
+def _gpu(job: AuditJob) -> int | None:
+    return load.peak_gpu_bytes() if job.encoder.device == "cuda" else None
 
 
 def _small(thumbnail: bytes | None) -> bytes:
-    """A thumbnail for one cell of a table: dozens of them travel with every page."""
+    """A thumbnail for one cell of a table; dozens of them are sent with every page."""
     return pictures.thumbnail_strip([thumbnail], 96, down=True) if thumbnail else b""
 
 

@@ -1,12 +1,11 @@
-"""The comparison of a session: which checkpoints, how far each one is, and the work on what is missing.
+"""The work behind a comparison: which checkpoints, how far each one is, and what is missing.
 
-A machine may hold only one of the compared checkpoints at a time. So only one that still has something to do is
-asked for, and what is complete is scored from the embeddings that are held.
+A machine may hold only one of the compared checkpoints at a time. So at most one that still has work left is loaded,
+and complete ones are scored from cached embeddings.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,21 +18,21 @@ from clipdemo.models.cache import BATCH, CachedEncoder
 from clipdemo.models.loader import Status
 from clipdemo.types import ImageItem
 from clipdemo.ui import views
-from clipdemo.ui.state import COMPARED, TIME_SLICE, Engine, Workspace, watched
+from clipdemo.ui.jobs import Job, Progress
+from clipdemo.ui.state import Engine, with_queue_line
 
 FEWEST, MOST = 2, 4  # checkpoints of a comparison
-STEP = 4  # images between two looks at the visitor's clicks
-_TASK, _BROKEN = "compare-task", "compare-broken"
+STEP = 4  # images encoded between two chances for a click
+_BROKEN = "compare-broken"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the Compare page needs of each checkpoint.
+    """What a comparison encodes under each checkpoint.
 
     Attributes:
         names: the checkpoints, as the loader knows them.
-        images: to be encoded.
-        prompts: to be encoded, templates filled.
+        prompts: captions, templates filled.
     """
 
     names: tuple[str, ...]
@@ -43,16 +42,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Entrant:
-    """One of the compared checkpoints as it is now.
+    """The state of one compared checkpoint.
 
     Attributes:
         name: as the loader knows it.
-        title: what people read; no two entrants share it.
-        status: of the loader.
-        encoder: known to the loader, its weights perhaps released; None before it was ever loaded.
-        images: still to be encoded.
-        prompts: still to be encoded.
-        broken: why it cannot be used although it loaded; empty as long as it can.
+        title: for people; unique within the comparison.
+        encoder: its weights may have been released; None before it was ever loaded.
+        images: number still to be encoded.
+        prompts: number still to be encoded.
+        broken: why it cannot be used although it loaded; empty if it can.
     """
 
     name: str
@@ -65,30 +63,97 @@ class Entrant:
 
     @property
     def complete(self) -> bool:
-        """Whether everything can be scored from what is held."""
+        """Whether everything can be scored from cached embeddings."""
         return self.encoder is not None and not self.images and not self.prompts and not self.broken
 
     @property
     def reason(self) -> str:
-        """Why it will not come; empty as long as it may."""
+        """Why it cannot be compared; empty if it can."""
         return self.broken or (self.status.reason if self.status.state == "failed" else "")
 
 
-def look(shared: Engine, task: Task) -> list[Entrant]:
-    """Every checkpoint of the task as it is now."""
+class ComparisonJob(Job):
+    """Loads, encodes and times what a comparison lacks, one checkpoint at a time."""
+
+    page = "compare"
+
+    def __init__(self, engine: Engine, task: Task) -> None:
+        super().__init__()
+        self._engine, self._task = engine, task
+        self._claimed: tuple[str, ...] = ()
+
+    def checkpoints(self) -> tuple[str, ...]:
+        """Those that still have work left.
+
+        The session keeps those alone: with the sidebar's checkpoint, two would not fit into a small machine.
+        """
+        entrants = look(self._engine, self._task)
+        names = [entrant.name for entrant in entrants if not (entrant.complete or entrant.reason)]
+        following = _next(self._engine, entrants)
+        if following and following.name not in names:
+            names.append(following.name)
+        self._claimed = tuple(names)
+        return self._claimed
+
+    def step(self) -> bool:
+        """Encode a few images or captions, or time a batch, under the checkpoint whose turn it is."""
+        entrants = look(self._engine, self._task)
+        entrant = _next(self._engine, entrants)
+        if entrant is None or entrant.name not in self._claimed:  # the next run claims it first
+            return False
+        loader = self._engine.loader
+        encoder = loader.encoder(entrant.name)
+        # The embedded model is available from the start, but what loading it costs is known only once it was loaded.
+        unloaded = loader.status(entrant.name).state == "idle"
+        if encoder is None or (unloaded and entrant.complete):
+            loader.start(entrant.name)  # the page looks again until it is loaded
+            return False
+        if entrant.complete and any(each.status.state == "loading" for each in entrants):
+            return False  # loading at the same time would spoil the timing
+        try:
+            self._work(entrant, with_queue_line(encoder))
+        except ReleasedCheckpointError:
+            pass  # another session needed the memory; it is loaded again later
+        except CheckpointError as error:
+            st.session_state.setdefault(_BROKEN, {})[entrant.name] = str(error)
+        return True
+
+    def progress(self) -> Progress | None:
+        """What is done with the checkpoint whose turn it is."""
+        entrant = _next(self._engine, look(self._engine, self._task))
+        if entrant is None or self._engine.loader.encoder(entrant.name) is None:
+            return None
+        title = views.plain(entrant.title)
+        if entrant.complete:
+            return Progress(0.5, f"{title}: measuring its speed")
+        total = len(self._task.images) + len(self._task.prompts)
+        share = 1 - (entrant.images + entrant.prompts) / max(1, total)
+        return Progress(share, f"{title}: {encoded_text(self._task, entrant)}")
+
+    def _work(self, entrant: Entrant, encoder: CachedEncoder) -> None:
+        if entrant.images:
+            encoder.encode_images(encoder.missing(self._task.images)[:STEP])
+        elif entrant.prompts:
+            encoder.encode_captions(encoder.missing_captions(self._task.prompts)[:BATCH])
+        else:
+            self._engine.stopwatch.step(encoder)
+
+
+def look(engine: Engine, task: Task) -> list[Entrant]:
+    """The current state of every checkpoint of the task."""
     broken: dict[str, str] = st.session_state.get(_BROKEN, {})
-    found = []
+    entrants = []
     for name, title in zip(task.names, titles(task.names), strict=True):
-        encoder = shared.loader.known(name)
+        encoder = engine.loader.known(name)
         images = len(encoder.missing(task.images) if encoder else task.images)
         prompts = len(encoder.missing_captions(task.prompts) if encoder else task.prompts)
-        status = shared.loader.status(name)
-        found.append(Entrant(name, title, status, encoder, images, prompts, broken.get(name, "")))
-    return found
+        status = engine.loader.status(name)
+        entrants.append(Entrant(name, title, status, encoder, images, prompts, broken.get(name, "")))
+    return entrants
 
 
 def titles(names: Sequence[str]) -> list[str]:
-    """What people read for each checkpoint; a number tells apart folders that are called alike."""
+    """A title for each checkpoint; equal ones are numbered."""
     plain = [catalogue.title(name) for name in names]
     return [
         title if plain.count(title) == 1 else f"{title} ({1 + plain[:place].count(title)})"
@@ -96,167 +161,76 @@ def titles(names: Sequence[str]) -> list[str]:
     ]
 
 
-def here(shared: Engine, offered: Sequence[str]) -> list[str]:
-    """Those of the checkpoints on offer that need no download, and the one that is downloaded in any case."""
+def available(engine: Engine, offered: Sequence[str]) -> list[str]:
+    """The offered checkpoints that need no download, and the one that is downloaded in any case."""
     return [
         name
         for name in offered
-        if name == shared.preferred or shared.loader.known(name) or load.is_local(name)
+        if name == engine.preferred or engine.loader.known(name) or load.is_local(name)
     ]
 
 
-def first_choice(shared: Engine, chosen: str, offered: Sequence[str]) -> list[str]:
-    """What a first look compares: the checkpoint in use, and another that can be had at once."""
+def first_choice(engine: Engine, chosen: str, offered: Sequence[str]) -> list[str]:
+    """The default comparison: the checkpoint in use, and another that needs no download."""
     others = [
         name
-        for name in here(shared, offered)
-        if name != chosen and shared.loader.status(name).state != "failed"
+        for name in available(engine, offered)
+        if name != chosen and engine.loader.status(name).state != "failed"
     ]
-    at_once = [name for name in others if shared.loader.known(name) or load.is_local(name)]
-    return [chosen, *at_once[:1]]
+    local = [name for name in others if engine.loader.known(name) or load.is_local(name)]
+    return [chosen, *local[:1]]
 
 
-def cost(shared: Engine, entrant: Entrant) -> Cost | None:
-    """What it costs, as far as that is known; None before it was loaded."""
+def cost(engine: Engine, entrant: Entrant) -> Cost | None:
+    """Its measured cost so far; None before it was loaded."""
     encoder = entrant.encoder
     if encoder is None:
         return None
-    speed = shared.stopwatch.speed(encoder.checkpoint)
-    return Cost(encoder.checkpoint, encoder.device, encoder.dtype, shared.loader.cost(entrant.name), speed)
+    speed = engine.stopwatch.speed(encoder.checkpoint)
+    return Cost(encoder.checkpoint, encoder.device, encoder.dtype, engine.loader.cost(entrant.name), speed)
 
 
-def timed(shared: Engine, entrant: Entrant) -> bool:
-    """Whether its speed is known."""
-    return bool(entrant.encoder and shared.stopwatch.speed(entrant.encoder.checkpoint))
+def timed(engine: Engine, entrant: Entrant) -> bool:
+    """Whether its speed was measured."""
+    return bool(entrant.encoder and engine.stopwatch.speed(entrant.encoder.checkpoint))
 
 
-def settled(shared: Engine, entrant: Entrant) -> bool:
-    """Whether nothing more is to come of it."""
-    done = entrant.complete and timed(shared, entrant)
+def settled(engine: Engine, entrant: Entrant) -> bool:
+    """Whether its state will not change any more."""
+    done = entrant.complete and timed(engine, entrant)
     return not entrant.status.busy and (done or bool(entrant.reason))
 
 
-def try_again(shared: Engine, name: str) -> None:
-    """Give a checkpoint that failed another chance."""
+def try_again(engine: Engine, name: str) -> None:
+    """Load a checkpoint that failed again."""
     st.session_state.get(_BROKEN, {}).pop(name, None)
-    shared.loader.start(name)
+    engine.loader.start(name)
 
 
-def set_aside(name: str, reason: str) -> None:
-    """Compare the others without it."""
-    st.session_state.setdefault(_BROKEN, {})[name] = reason
+def encoded_text(task: Task, entrant: Entrant) -> str:
+    """How many images, then captions, are encoded."""
+    if entrant.images:
+        return f"{len(task.images) - entrant.images} of {len(task.images)} images encoded"
+    return f"{len(task.prompts) - entrant.prompts} of {len(task.prompts)} captions encoded"
 
 
-def want_nothing() -> None:
-    """Forget what an earlier run wanted: one that a click ended half-way did no work and says nothing of this page."""
-    st.session_state.pop(_TASK, None)
+def _next(engine: Engine, entrants: Sequence[Entrant]) -> Entrant | None:
+    """The checkpoint whose turn it is: rankings before timings, loaded ones before others, local ones before the hub's.
 
-
-def want(task: Task) -> None:
-    """Have the task worked on at the end of this run of the script, and of no other."""
-    st.session_state[_TASK] = task
-
-
-def busy(shared: Engine, space: Workspace) -> bool:
-    """Whether this run's page still waits for checkpoints; no other one is then loaded beside them.
-
-    The session then works with those alone: with the one in the sidebar, too, two would not fit into a small machine.
-    """
-    task: Task | None = st.session_state.get(_TASK)
-    entrants = look(shared, task) if task else []
-    following = _next(shared, entrants)
-    wanted = [each.name for each in entrants if not (each.complete or each.reason)]
-    if following and following.name not in wanted:
-        wanted.append(following.name)
-    st.session_state[COMPARED] = tuple(wanted)
-    if wanted:
-        shared.loader.use(wanted[0], space, *wanted[1:])
-    return bool(wanted)
-
-
-def work(shared: Engine) -> bool:
-    """Load, encode and time what this run's page wants, for one time slice; called at the end of every page.
-
-    Returns:
-        Whether the page must be drawn again.
-    """
-    task: Task | None = st.session_state.pop(_TASK, None)
-    entrants = look(shared, task) if task else []
-    entrant = _next(shared, entrants)
-    if task is None or entrant is None:
-        return False
-    encoder = shared.loader.encoder(entrant.name)
-    # The embedded model is an encoder from the start; what loading it costs is known once it was loaded.
-    idle = shared.loader.status(entrant.name).state == "idle"
-    if encoder is None or (idle and entrant.complete):
-        shared.loader.start(entrant.name)  # the page looks again until it is there
-        return False
-    if entrant.complete and any(each.status.state == "loading" for each in entrants):
-        return False  # loading beside it would spoil the timing
-    try:
-        _work(shared, task, entrant, watched(encoder))
-    except ReleasedCheckpointError:
-        pass  # another session needed the room; it is asked for again
-    except CheckpointError as error:
-        set_aside(entrant.name, str(error))
-    return True
-
-
-def _next(shared: Engine, entrants: Sequence[Entrant]) -> Entrant | None:
-    """Whose turn it is: rankings go before timings, what is loaded before what is not, local before the hub.
-
-    Nothing is asked for while another one of them loads: it would wait for room that this session itself takes.
+    None while another one of them loads: it would wait for memory that this session itself holds.
     """
 
-    def absent(entrant: Entrant) -> bool:
-        return shared.loader.encoder(entrant.name) is None
+    def unloaded(entrant: Entrant) -> bool:
+        return engine.loader.encoder(entrant.name) is None
 
     usable = [entrant for entrant in entrants if not entrant.reason]
     waiting = [entrant for entrant in usable if not entrant.complete]
-    loaded = [entrant for entrant in waiting if not absent(entrant)]
+    loaded = [entrant for entrant in waiting if not unloaded(entrant)]
     loading = [entrant for entrant in waiting if entrant.status.state == "loading"]
     if loaded or loading:
         return [*loaded, *loading][0]
     idle = [entrant for entrant in waiting if not entrant.status.busy]
     if idle:
-        return min(idle, key=lambda each: not load.is_local(each.name))
-    untimed = [entrant for entrant in usable if entrant.complete and not timed(shared, entrant)]
-    return min(untimed, key=lambda each: (absent(each), not each.status.busy), default=None)
-
-
-def _work(shared: Engine, task: Task, entrant: Entrant, encoder: CachedEncoder) -> None:
-    until = time.monotonic() + TIME_SLICE
-    images, prompts = encoder.missing(task.images), encoder.missing_captions(task.prompts)
-    timing = not (images or prompts)
-    title = views.plain(entrant.title)
-    bar = st.sidebar.progress(0.0, f"{title}: encoding")
-    while time.monotonic() < until and (images or prompts or timing):
-        if timing:
-            bar.progress(0.5, f"{title}: measuring its speed")
-            shared.stopwatch.step(encoder)
-            timing = shared.stopwatch.speed(encoder.checkpoint) is None
-            continue
-        if images:
-            encoder.encode_images(images[:STEP])
-            images = images[STEP:]
-        else:
-            encoder.encode_captions(prompts[:BATCH])
-            prompts = prompts[BATCH:]
-        total = len(task.images) + len(task.prompts)
-        bar.progress(
-            1 - (len(images) + len(prompts)) / max(1, total),
-            f"{title}: {progress(task, len(images), len(prompts))}",
-        )
-
-
-def progress(task: Task, images: int, prompts: int) -> str:
-    """How much is encoded, in words.
-
-    Args:
-        task: what is wanted.
-        images: still to be encoded.
-        prompts: still to be encoded.
-    """
-    if images:
-        return f"{len(task.images) - images} of {len(task.images)} images encoded"
-    return f"{len(task.prompts) - prompts} of {len(task.prompts)} captions encoded"
+        return min(idle, key=lambda entrant: not load.is_local(entrant.name))
+    untimed = [entrant for entrant in usable if entrant.complete and not timed(engine, entrant)]
+    return min(untimed, key=lambda entrant: (unloaded(entrant), not entrant.status.busy), default=None)

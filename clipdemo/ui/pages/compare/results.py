@@ -1,4 +1,4 @@
-"""What a comparison says: rankings side by side, agreement, disputes, recall, cost, and files to take away."""
+"""The result of a comparison: rankings side by side, agreement, disputes, costs and downloads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from clipdemo.models.cache import CachedEncoder
 from clipdemo.output import charts
 from clipdemo.types import ScoreMatrix
 from clipdemo.ui import views
-from clipdemo.ui.pages.compare import job as comparing
+from clipdemo.ui.pages.compare import job as comparison_job
 from clipdemo.ui.pages.compare.job import Entrant
 from clipdemo.ui.state import Engine, View
+from clipdemo.ui.views import Download, show_download, show_downloads
 
 FIRST = [3, 5, 10]
 DISPUTES = 6
@@ -39,13 +40,7 @@ COST_FORMATS = {
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """The workspace under one checkpoint.
-
-    Attributes:
-        title: what people read.
-        encoder: what encoded it.
-        matrix: every image against every caption.
-    """
+    """The workspace under one checkpoint."""
 
     title: str
     encoder: CachedEncoder
@@ -54,13 +49,12 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What is on the page.
+    """What the page shows.
 
     Attributes:
-        comparison: of the sides.
-        titles: of its checkpoints.
-        caption: position of the caption chosen.
-        k: how many images count as first.
+        titles: of the compared checkpoints.
+        caption: index of the caption chosen.
+        k: cut-off of the rankings shown.
     """
 
     comparison: Comparison
@@ -70,7 +64,7 @@ class Results:
 
 
 def show(sides: Sequence[Side], entrants: Sequence[Entrant], view: View) -> Results | None:
-    """Rankings, chart, agreement and disputes of what is scored; None before anything is."""
+    """Rankings, chart, agreement and disputes of the scored checkpoints; None before there is one."""
     if not sides:
         st.skeleton(height=240)
         return None
@@ -82,7 +76,7 @@ def show(sides: Sequence[Side], entrants: Sequence[Entrant], view: View) -> Resu
     at = view.captions.index(caption) if caption in view.captions else 0
     results = Results(comparison, titles, at, min(k, len(view.items)))
     _rankings(results, entrants)
-    if len(sides) < comparing.FEWEST:
+    if len(sides) < comparison_job.FEWEST:
         st.caption("Agreement is shown once two models are ready.")
         return results
     _bump(results)
@@ -92,7 +86,7 @@ def show(sides: Sequence[Side], entrants: Sequence[Entrant], view: View) -> Resu
 
 
 def _rankings(results: Results, entrants: Sequence[Entrant]) -> None:
-    """One column a checkpoint; one that is on its way keeps its place."""
+    """One column per checkpoint; an unfinished one has a skeleton."""
     st.subheader(f"“{views.plain(_caption(results))}”", anchor=False)
     # Two stay side by side on a phone; more would be too narrow there.
     columns = st.columns(len(entrants), gap="medium", wrap=len(entrants) > 2)
@@ -100,7 +94,8 @@ def _rankings(results: Results, entrants: Sequence[Entrant]) -> None:
         with column:
             st.markdown(f"**{views.plain(entrant.title, 60)}**")
             if entrant.title not in results.titles:
-                _ = None if entrant.reason else st.skeleton(height=160)
+                if not entrant.reason:
+                    st.skeleton(height=160)
                 continue
             side = results.titles.index(entrant.title)
             ranks = results.comparison.ranks[:, :, results.caption]
@@ -110,23 +105,24 @@ def _rankings(results: Results, entrants: Sequence[Entrant]) -> None:
                         _tile(results, image, ranks[:, image].tolist(), side)
 
 
-def _tile(results: Results, image: int, places: list[int], own: int) -> None:
+def _tile(results: Results, image: int, ranks: list[int], own: int) -> None:
+    """An image with its rank under this checkpoint, the one numbered ``own``, and under the others."""
     item = results.comparison.matrices[0].images[image]
     others = [
-        f"{views.plain(title, 24)}: {ordinal(place)}"
-        for n, (title, place) in enumerate(zip(results.titles, places, strict=True))
+        f"{views.plain(title, 24)}: {ordinal(rank)}"
+        for n, (title, rank) in enumerate(zip(results.titles, ranks, strict=True))
         if n != own
     ]
     st.image(
         item.thumbnail,
-        caption="  \n".join([f"**{places[own]}**&ensp;{views.plain(item.name, 20)}", *others]),
-        alt=f"{ordinal(places[own])} under {results.titles[own]}: {item.name[:100]}",
+        caption="  \n".join([f"**{ranks[own]}**&ensp;{views.plain(item.name, 20)}", *others]),
+        alt=f"{ordinal(ranks[own])} under {results.titles[own]}: {item.name[:100]}",
         width="stretch",
     )
 
 
 def _bump(results: Results) -> None:
-    st.subheader("How places change", anchor=False)
+    st.subheader("How ranks change", anchor=False)
     shown = results.comparison.contenders(results.caption, results.k)
     ranks = results.comparison.ranks[:, shown, results.caption]
     images = results.comparison.matrices[0].images
@@ -139,8 +135,8 @@ def _bump(results: Results) -> None:
         f"first {results.k} everywhere",
     )
     st.caption(
-        f"Each line is an image that some model puts among its first {results.k} (the shaded band). Solid blue: under "
-        f"every model ({everywhere} of {len(shown)}). Dotted orange: under some only. Point at a line for its places."
+        f"Each line is an image that at least one model ranks among its first {results.k} (the shaded band). Solid blue: under "
+        f"every model ({everywhere} of {len(shown)}). Dotted orange: under some only. Hover over a line for its ranks."
     )
 
 
@@ -151,13 +147,15 @@ def _disputes(results: Results) -> None:
     )
     disputes = results.comparison.disputes(DISPUTES, None if every else results.caption)
     if not disputes:
-        st.caption("Nowhere: every model puts every image in the same place.")
+        st.caption("Nowhere: all models rank all images alike.")
         return
     with st.grid("auto", min_column_width=130, gap="small", key="grid-compare-disputes") as grid:
         for dispute in disputes:
             with grid.cell():
                 _dispute(results, dispute, named=bool(every))
-    st.caption("The images whose best and worst place lie furthest apart; differences far down mean little.")
+    st.caption(
+        "The images with the largest difference between best and worst rank; differences far down mean little."
+    )
 
 
 def _dispute(results: Results, dispute: Dispute, *, named: bool) -> None:
@@ -200,7 +198,7 @@ def _agreement(results: Results) -> None:
         alt="Agreement of each pair of models",
     )
     st.caption(
-        "1 is the same order, 0 no relation, −1 the reverse; a dash where a model puts all images level. "
+        "1 is the same order, 0 unrelated, −1 the reverse; a dash where a model scores all images equally. "
         "Agreement is not quality: two models may agree and both be wrong."
     )
 
@@ -214,12 +212,12 @@ def _line(results: Results, found: Agreement, overlap: str) -> dict[str, object]
     }
 
 
-def costs(shared: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
-    """What each checkpoint costs, measured here: title -> cost, as far as it is known."""
+def costs(engine: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
+    """The measured cost of each checkpoint, by title, as far as it is known."""
     st.subheader("What they cost on this machine", anchor=False)
-    known = {each.title: cost for each in entrants if (cost := comparing.cost(shared, each))}
+    known = {each.title: cost for each in entrants if (cost := comparison_job.cost(engine, each))}
     if not known:
-        st.caption("Measured as soon as a model is loaded.")
+        st.caption("Measured once a model is loaded.")
         return known
     config = {
         name: st.column_config.NumberColumn(name, help=tables.COSTS[name], format=form)
@@ -229,44 +227,40 @@ def costs(shared: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
     alt = "Cost of each model on this machine"
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config, placeholder="–", alt=alt)
     waiting = [title for title, cost in known.items() if cost.speed is None]
-    left = f" Still to be measured: {views.plain(', '.join(waiting))}." if waiting else ""
+    left = f" Not measured yet: {views.plain(', '.join(waiting))}." if waiting else ""
     st.caption(tables.cost_sentence() + left)
     with st.container(horizontal=True):
-        st.download_button(
-            "Costs (CSV)",
-            lambda: tables.costs_csv(known),
-            "costs.csv",
-            "text/csv",
-            on_click="ignore",
-            icon=":material/table:",
+        show_download(
+            Download("Costs (CSV)", "costs.csv", "text/csv", lambda: tables.costs_csv(known), "table")
         )
         if st.button("Measure again", disabled=bool(waiting), icon=":material/timer:"):
             for cost in known.values():
-                shared.stopwatch.forget(cost.checkpoint)
+                engine.stopwatch.forget(cost.checkpoint)
             st.rerun()
     return known
 
 
 def downloads(results: Results, facts: Facts) -> None:
-    """The comparison in one file, made only when asked for."""
+    """Files to take away."""
     comparison, titles, k = results.comparison, results.titles, results.k
-    with st.container(horizontal=True):
-        st.download_button(
-            "Report (HTML)",
-            lambda: compare_report.compare_html(comparison, titles, facts, k).encode(),
-            "comparison.html",
-            "text/html",
-            on_click="ignore",
-            icon=":material/description:",
-        )
-        st.download_button(
-            "Ranks (CSV)",
-            lambda: tables.ranks_csv(comparison, titles, facts.templates),
-            "ranks.csv",
-            "text/csv",
-            on_click="ignore",
-            icon=":material/table:",
-        )
+    show_downloads(
+        [
+            Download(
+                "Report (HTML)",
+                "comparison.html",
+                "text/html",
+                lambda: compare_report.compare_html(comparison, titles, facts, k).encode(),
+                "description",
+            ),
+            Download(
+                "Ranks (CSV)",
+                "ranks.csv",
+                "text/csv",
+                lambda: tables.ranks_csv(comparison, titles, facts.templates),
+                "table",
+            ),
+        ]
+    )
 
 
 def _caption(results: Results) -> str:

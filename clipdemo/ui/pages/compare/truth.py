@@ -1,4 +1,4 @@
-"""Ground truth on the Compare page: where it comes from, and how well each checkpoint finds it."""
+"""Ground truth on the Compare page: where it comes from, and the recall of each checkpoint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from clipdemo.compare import tables, truth
 from clipdemo.compare.truth import Recall, Truth
 from clipdemo.errors import CheckpointError, TableError
 from clipdemo.tables.table import Table
-from clipdemo.ui import views
-from clipdemo.ui.pages.audit import job as audits
-from clipdemo.ui.pages.audit.page import KINDS
+from clipdemo.ui import audits, views
 from clipdemo.ui.pages.compare.results import Side
 from clipdemo.ui.state import Engine, View
+from clipdemo.ui.uploads import TABLE_SUFFIXES, open_uploaded_table
 
 NO_TRUTH, BY_NAME, BY_AUDIT, BY_TABLE = (
     "none",
@@ -26,11 +25,11 @@ NO_TRUTH, BY_NAME, BY_AUDIT, BY_TABLE = (
 )
 
 
-def choose(view: View, shared: Engine) -> Truth | None:
-    """What the visitor says is right for these images; None where nothing is."""
+def choose(view: View, engine: Engine) -> Truth | None:
+    """The right captions of these images, as the visitor chose; None without any."""
     st.subheader("Who finds the right answers?", anchor=False)
-    run = audits.current()
-    options = [NO_TRUTH, BY_NAME, *([BY_AUDIT] if run else []), BY_TABLE]
+    job = audits.current()
+    options = [NO_TRUTH, BY_NAME, *([BY_AUDIT] if job else []), BY_TABLE]
     chosen = st.selectbox(
         "Right captions of these images",
         options,
@@ -41,48 +40,53 @@ def choose(view: View, shared: Engine) -> Truth | None:
     if chosen == BY_NAME:
         return truth.from_names(view.items)
     try:
-        table = run.table if chosen == BY_AUDIT and run else _table(shared) if chosen == BY_TABLE else None
+        table = job.table if job and chosen == BY_AUDIT else None
+        if chosen == BY_TABLE:
+            table = _table(engine)
         return truth.from_table(table, view.items) if table else None
     except TableError as error:
         st.error(views.plain(str(error), 500), icon=":material/error:")
         return None
 
 
-def _table(shared: Engine) -> Table | None:
+def _table(engine: Engine) -> Table | None:
     file = st.file_uploader(
-        "Table", KINDS, key="compare-table", help="CSV, TSV, JSONL or Parquet; one row per image and caption."
+        "Table",
+        TABLE_SUFFIXES,
+        key="compare-table",
+        help="CSV, TSV, JSONL or Parquet; one row per image and caption.",
     )
     if file is None:
         return None
-    kept = st.session_state.get("compare-opened")
-    if kept is None or kept[0] != file.file_id:  # reading it through takes a while
-        table = audits.open_upload(file.name, file.getvalue(), (None, None), shared.limits)
-        kept = st.session_state["compare-opened"] = file.file_id, table
-    return cast(Table, kept[1])
+    cached = st.session_state.get("compare-opened")
+    if cached is None or cached[0] != file.file_id:  # reading it through takes a while
+        table = open_uploaded_table(file.name, file.getvalue(), engine.limits)
+        cached = st.session_state["compare-opened"] = file.file_id, table
+    return cast(Table, cached[1])
 
 
-def recalls(sides: Sequence[Side], asked: Truth | None, view: View) -> dict[str, Recall]:
-    """Recall of each checkpoint whose right captions are encoded: title -> figures."""
-    if asked is None:
+def recalls(sides: Sequence[Side], ground_truth: Truth | None, view: View) -> dict[str, Recall]:
+    """Recall of each checkpoint that has encoded the right captions, by title."""
+    if ground_truth is None:
         st.caption(
-            "Say which caption is right for which image, and each model's recall is shown: the share of questions "
-            "with a right answer among the first 1 or 5."
+            "Choose which captions are right for which images to see each model's recall: the share of queries with a "
+            "right answer among the first 1 or 5."
         )
         return {}
-    if not len(asked.pairs):
-        st.info("No image of the workspace has a right caption there.", icon=":material/info:")
+    if not len(ground_truth.pairs):
+        st.info("None of the images has a right caption there.", icon=":material/info:")
         return {}
-    prompts = asked.prompts(view.templates)
+    prompts = ground_truth.prompts(view.templates)
     found: dict[str, Recall] = {}
     for side in sides:
-        if side.encoder.missing(asked.images) or side.encoder.missing_captions(prompts):
+        if side.encoder.missing(ground_truth.images) or side.encoder.missing_captions(prompts):
             st.caption(
-                f":material/hourglass_top: **{views.plain(side.title)}** is reading the right captions …"
+                f":material/hourglass_top: **{views.plain(side.title)}** is encoding the right captions …"
             )
             continue
         try:
-            figures = truth.recall(side.encoder, asked, view.templates)
-        except CheckpointError:  # dropped from the store meanwhile; the next run has it again
+            figures = truth.recall(side.encoder, ground_truth, view.templates)
+        except CheckpointError:  # dropped from the cache since; the next run encodes it again
             continue
         if figures:
             found[side.title] = figures
@@ -94,5 +98,5 @@ def recalls(sides: Sequence[Side], asked: Truth | None, view: View) -> dict[str,
             if "recall" in name
         }
         st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=percent, alt="Recall of each model")
-    st.caption(tables.truth_sentence(asked, len(view.items)))
+    st.caption(tables.truth_sentence(ground_truth, len(view.items)))
     return found

@@ -1,4 +1,4 @@
-"""The Matrix page: everything in the workspace against everything, as one heatmap."""
+"""The Matrix page: images and captions of the workspace against each other, as one heatmap."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from clipdemo.scoring import matrix as matrices
 from clipdemo.scoring.matrix import CAPTIONS_CAPTIONS, IMAGES_CAPTIONS, IMAGES_IMAGES, Sheet
 from clipdemo.types import ImageItem
 from clipdemo.ui import card, views
-from clipdemo.ui.pages.matrix.view import Field, field
+from clipdemo.ui.pages.matrix.view import MatrixView, matrix_view
 from clipdemo.ui.scored import Scored, score
 from clipdemo.ui.state import View
+from clipdemo.ui.views import Download, show_downloads
 
 ORDERS = [matrices.AS_GIVEN, matrices.BY_BEST, matrices.CLUSTERED]
 STRIP_PIXELS = 12_000  # longer pictures do not fit a browser's texture
@@ -37,7 +38,7 @@ def show(view: View) -> None:
         st.info(f"No captions to compare yet. Type {wanted} in the sidebar.", icon=":material/edit:")
         return
     shown, order = _choices(pairs, scored)
-    compared = field(pairs, order, scored)
+    compared = matrix_view(pairs, order, scored)
     sheet = compared.sheet(shown)
     _picture(shown, sheet, compared)
     _table(shown, sheet, compared)
@@ -60,11 +61,11 @@ def _pairs() -> str:
 
 
 def _choices(pairs: str, scored: Scored) -> tuple[str, str]:
-    """Which view, and in which order; both travel in the address bar."""
+    """The view and its order; both are in the address bar."""
     matrix = scored.matrix
     options = matrices.views_of(pairs, matrix.cosine.shape, matrix.checkpoint)
     if st.session_state.get("show") not in {None, *options}:
-        st.session_state["show"] = options[0]  # other pairs, or another checkpoint, have other views
+        st.session_state["show"] = options[0]  # other pairs or another checkpoint offer other views
     with st.container(horizontal=True, vertical_alignment="bottom"):
         shown = st.selectbox("Show", options, key="show", bind="query-params") or matrices.COSINE
         order = st.selectbox(
@@ -72,19 +73,19 @@ def _choices(pairs: str, scored: Scored) -> tuple[str, str]:
             ORDERS,
             key="order",
             bind="query-params",
-            help="By best match: each image under the caption it fits best. Clustered: like beside like, "
-            "so that groups show as blocks.",
+            help="By best match: each image below the caption it matches best. Clustered: similar rows next to each "
+            "other, so that groups show as blocks.",
         )
     return shown, order or matrices.AS_GIVEN
 
 
-def _picture(shown: str, sheet: Sheet, compared: Field) -> None:
+def _picture(shown: str, sheet: Sheet, compared: MatrixView) -> None:
     tall = len(compared.rows) > SCREEN // 16
     whole = tall and st.toggle("Whole matrix on one screen", key="whole")
     rows, columns = _axes(compared, whole=whole)
     figure = heatmaps.heatmap(sheet, rows, columns, title=compared.title, extra=compared.extra())
     least = heatmaps.heatmap_width(rows, columns)
-    # Only numbers of ours go in here. A narrow screen scrolls the chart sideways.
+    # Holds only our own numbers. A narrow screen scrolls the chart sideways.
     room = f"min-width: {least}px" + (f"; max-width: {least}px" if columns.strip else "")
     st.html(f"<style>.st-key-cells, .st-key-cells .stPlotlyChart {{ {room}; }}</style>")
     with st.container(key="heatmap", height=720 if tall and not whole else "content", border=False):
@@ -100,8 +101,8 @@ def _picture(shown: str, sheet: Sheet, compared: Field) -> None:
     st.caption(f"{matrices.MEANINGS[shown]}{hint}")
 
 
-def _axes(compared: Field, *, whole: bool) -> tuple[Axis, Axis]:
-    """How much room rows and columns take, and their thumbnails."""
+def _axes(compared: MatrixView, *, whole: bool) -> tuple[Axis, Axis]:
+    """Cell sizes, labels and thumbnails of both sides."""
     down, across = compared.row_names, compared.column_names
     count = max(1, len(down))
     cell = max(2, SCREEN // count) if whole else int(np.clip(SCREEN // count, 20, 44))
@@ -114,20 +115,20 @@ def _axes(compared: Field, *, whole: bool) -> tuple[Axis, Axis]:
 
 
 def _strip(items: Sequence[ImageItem], *, down: bool) -> str | None:
-    """Data URI of the thumbnails in one picture; the session keeps the latest of each axis."""
+    """Data URI of the thumbnails in one picture; the session caches the latest of each axis."""
     if not items:
         return None
-    wanted = tuple(item.sha256 for item in items)
-    kept: dict[bool, tuple[tuple[str, ...], str]] = st.session_state.setdefault("strips", {})
-    if down not in kept or kept[down][0] != wanted:
+    hashes = tuple(item.sha256 for item in items)
+    cached: dict[bool, tuple[tuple[str, ...], str]] = st.session_state.setdefault("strips", {})
+    if down not in cached or cached[down][0] != hashes:
         tile = min(88, max(8, STRIP_PIXELS // len(items)))
         data = pictures.thumbnail_strip([item.thumbnail for item in items], tile, down=down)
-        kept[down] = wanted, "data:image/jpeg;base64," + base64.b64encode(data).decode()
-    return kept[down][1]
+        cached[down] = hashes, "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return cached[down][1]
 
 
-def _in_words(shown: str, sheet: Sheet, compared: Field) -> str:
-    """The heatmap for those who do not see it."""
+def _in_words(shown: str, sheet: Sheet, compared: MatrixView) -> str:
+    """The heatmap as text, for screen readers."""
     down, across = compared.row_names, compared.column_names
     words = f"{shown} of {compared.pairs.lower()}, {len(down)} by {len(across)}, {compared.title}"
     if np.isnan(sheet.values).all():
@@ -136,11 +137,11 @@ def _in_words(shown: str, sheet: Sheet, compared: Field) -> str:
     return f"{words}; best: {down[row][:60]} with {across[column][:80]}"
 
 
-def _clicked(compared: Field) -> None:
-    """Open the card of the cell just clicked; runs only when the selection has changed.
+def _clicked(compared: MatrixView) -> None:
+    """Open the card of the cell just clicked; runs only when the selection changes.
 
-    So a card that was dismissed stays closed though its cell stays selected. Plotly takes the selection
-    back when the same cell is clicked again: that opens the same card again.
+    A dismissed card therefore stays closed although its cell stays selected. A second click on the same cell clears
+    Plotly's selection: that opens the same card again.
     """
     points = st.session_state["cells"]["selection"]["points"]
     if points:
@@ -152,19 +153,19 @@ def _clicked(compared: Field) -> None:
         _open(compared, row, column)
 
 
-def _open(compared: Field, row: int, column: int) -> None:
-    wanted = compared.card(row, column)
-    if wanted:
-        st.session_state["card"] = wanted
+def _open(compared: MatrixView, row: int, column: int) -> None:
+    chosen = compared.card(row, column)
+    if chosen:
+        st.session_state["card"] = chosen
 
 
 @st.fragment
-def _table(shown: str, sheet: Sheet, compared: Field) -> None:
-    """The same values for those who read or move by keyboard.
+def _table(shown: str, sheet: Sheet, compared: MatrixView) -> None:
+    """The same values as a table, for keyboard and screen reader.
 
-    Moving through the table with the arrows selects; so the card has a button of its own.
+    Arrow keys move the selection, so the score card has a button of its own.
     """
-    # Numbered, because names may come twice and a table needs each once.
+    # Numbered, because names may repeat and a table needs unique ones.
     down = [f"{n}. {name[:200]}" for n, name in enumerate(compared.row_names, start=1)]
     across = [f"{n}. {name[:200]}" for n, name in enumerate(compared.column_names, start=1)]
     with st.expander("As a table", icon=":material/table:"):
@@ -188,8 +189,8 @@ def _table(shown: str, sheet: Sheet, compared: Field) -> None:
             st.caption("Choose a cell with the mouse or the arrow keys.")
 
 
-def _downloads(shown: str, sheet: Sheet, compared: Field) -> None:
-    """Files of what is on the page, made only when asked for."""
+def _downloads(shown: str, sheet: Sheet, compared: MatrixView) -> None:
+    """Files to take away."""
     scored, matrix = compared.scored, compared.scored.matrix
     down, across = compared.row_names, compared.column_names
     title = f"{shown}, {compared.pairs.lower()}, {compared.title}"
@@ -202,7 +203,7 @@ def _downloads(shown: str, sheet: Sheet, compared: Field) -> None:
     }
     footer = f"{title}; revision {matrix.checkpoint.revision[:40]}; templates: {patterns}"
     thumbnails = [item.thumbnail for item in compared.row_images] or None
-    rows, columns = _axes(compared, whole=False)  # here, because the session is out of reach below
+    rows, columns = _axes(compared, whole=False)  # here: the session cannot be read while a file is made
 
     def drawn() -> bytes:
         return pictures.matrix_png(
@@ -229,21 +230,21 @@ def _downloads(shown: str, sheet: Sheet, compared: Field) -> None:
     def embeddings() -> bytes:
         return files.embeddings_npz(scored.encoder, matrix.images, matrix.captions, scored.templates)
 
-    with st.container(horizontal=True):
-        for label, made, name, kind, icon in (
-            ("Matrix (CSV)", table, "matrix.csv", "text/csv", "table"),
-            ("Picture (PNG)", drawn, "matrix.png", "image/png", "image"),
-            ("Interactive (HTML)", page, "matrix.html", "text/html", "code"),
-            (
+    show_downloads(
+        [
+            Download("Matrix (CSV)", "matrix.csv", "text/csv", table, "table"),
+            Download("Picture (PNG)", "matrix.png", "image/png", drawn, "image"),
+            Download("Interactive (HTML)", "matrix.html", "text/html", page, "code"),
+            Download(
                 "Embeddings, cosines (.npz)",
-                embeddings,
                 "matrix.npz",
                 "application/octet-stream",
+                embeddings,
                 "data_array",
             ),
-        ):
-            st.download_button(label, made, name, kind, on_click="ignore", icon=f":material/{icon}:")
+        ]
+    )
     st.caption(
-        f"Scored under {views.describe(matrix.checkpoint)}. The address bar holds pairs, view and order too, "
-        "so it can be shared; images you added stay here."
+        f"Scored under {views.describe(matrix.checkpoint)}. The address bar also holds pairs, view and order, so "
+        "you can share it; your own images are not part of the link."
     )

@@ -1,9 +1,9 @@
-"""What the Matrix page compares with what, in the order shown, and which score card a cell opens."""
+"""The rows and columns of the Matrix page, in the order shown, and the score card of each cell."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,22 +14,21 @@ from clipdemo.scoring.matrix import CAPTIONS_CAPTIONS, IMAGES_CAPTIONS, IMAGES_I
 from clipdemo.scoring.prompts import Query
 from clipdemo.scoring.score import encode_queries, rank
 from clipdemo.similarity import FloatArray, IntArray
-from clipdemo.types import Hit, ImageItem
+from clipdemo.types import ImageItem
 from clipdemo.ui.card import Card
 from clipdemo.ui.scored import Scored
 
 
 @dataclass(frozen=True, eq=False)
-class Field:
+class MatrixView:
     """Rows against columns.
 
     Attributes:
-        scored: the workspace under one checkpoint.
         pairs: images x captions, or one of them with itself.
         cosine: (n_rows, n_columns), in the order of the workspace.
         background: cosines of unrelated pairs of this kind, or None.
-        rows: positions in the workspace of what stands in the rows, in the order shown.
-        columns: the same of the columns.
+        rows: indices into the workspace, in the order shown.
+        columns: the same for the columns.
     """
 
     scored: Scored
@@ -41,23 +40,23 @@ class Field:
 
     @property
     def row_names(self) -> list[str]:
-        """What the rows are called, in the order shown; untrusted."""
+        """Names of the rows, in the order shown; untrusted."""
         return _names(self.scored, self.rows, captions=self.pairs == CAPTIONS_CAPTIONS)
 
     @property
     def column_names(self) -> list[str]:
-        """What the columns are called, in the order shown; untrusted."""
+        """Names of the columns, in the order shown; untrusted."""
         return _names(self.scored, self.columns, captions=self.pairs != IMAGES_IMAGES)
 
     @property
     def row_images(self) -> list[ImageItem]:
-        """The images in the rows, in the order shown; empty where captions stand there."""
+        """The images in the rows, in the order shown; empty for rows of captions."""
         images = self.scored.matrix.images
         return [] if self.pairs == CAPTIONS_CAPTIONS else [images[n] for n in self.rows]
 
     @property
     def title(self) -> str:
-        """Under which checkpoint the scores hold."""
+        """Names the checkpoint."""
         return f"under {catalogue.title(self.scored.matrix.checkpoint.id)}"
 
     def sheet(self, shown: str) -> Sheet:
@@ -77,24 +76,25 @@ class Field:
         return [cosine, np.floor(similarity.percentile(cosine, self.background))]
 
     def card(self, row: int, column: int) -> Card | None:
-        """The score card of a cell, counted as shown; None where the pair has none."""
+        """The score card of a cell, by its row and column as shown; None for a cell without one."""
         if self.pairs == CAPTIONS_CAPTIONS or not (row < len(self.rows) and column < len(self.columns)):
             return None
         matrix, scale = self.scored.matrix, self.scored.scale
-        at, to = int(self.rows[row]), int(self.columns[column])
+        first, second = int(self.rows[row]), int(self.columns[column])
         if self.pairs == IMAGES_CAPTIONS:
-            hit = next(hit for hit in rank(self.cosine[:, to], scale.captions) if hit.index == at)
-            return Card(matrix.images[at].sha256, matrix.captions[to], hit)
-        others = [hit for hit in rank(self.cosine[at], scale.images) if hit.index != at]
+            hits = rank(self.cosine[:, second], scale.captions)
+            hit = next(hit for hit in hits if hit.index == first)
+            return Card(matrix.images[first].sha256, matrix.captions[second], hit)
+        others = [hit for hit in rank(self.cosine[first], scale.images) if hit.index != first]
         for place, hit in enumerate(others, start=1):
-            if hit.index == to:
-                told = Hit(place, to, hit.cosine, hit.percentile)
-                return Card(matrix.images[to].sha256, None, told, matrix.images[at].sha256)
+            if hit.index == second:
+                among_others = replace(hit, rank=place)
+                return Card(matrix.images[second].sha256, None, among_others, matrix.images[first].sha256)
         return None
 
 
-def field(pairs: str, order: str, scored: Scored) -> Field:
-    """Compare what ``pairs`` says, ordered as ``order`` says."""
+def matrix_view(pairs: str, order: str, scored: Scored) -> MatrixView:
+    """Compare ``pairs`` (see ``scoring.matrix``), sorted by ``order``."""
     matrix, background = scored.matrix, None
     if pairs == IMAGES_CAPTIONS:
         cosine, background = matrix.cosine, scored.scale.captions
@@ -106,7 +106,7 @@ def field(pairs: str, order: str, scored: Scored) -> Field:
         embeddings = encode_queries(scored.encoder, queries, scored.templates)
         cosine = similarity.cosine(embeddings, embeddings)
     rows, columns = matrices.arrange(order, cosine, square=pairs != IMAGES_CAPTIONS)
-    return Field(scored, pairs, cosine, background, rows, columns)
+    return MatrixView(scored, pairs, cosine, background, rows, columns)
 
 
 def _names(scored: Scored, positions: Sequence[int] | IntArray, *, captions: bool) -> list[str]:

@@ -1,0 +1,157 @@
+"""Background work of a session, done in slices at the end of each run of the script.
+
+Anything that takes longer than a blink is a :class:`Job`. A page hands one over (``view.hand_over`` for work that ends
+with the page, :func:`submit` for work that goes on while the visitor looks at other pages) and reads its result.
+:func:`run` is the only place that knows in which order things happen.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+if TYPE_CHECKING:
+    from clipdemo.ui.state import Engine, View
+    from clipdemo.ui.workspace import Workspace
+
+SLICE_SECONDS = 2.0  # of work between two looks at the page
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        share: 0 to 1.
+        text: Markdown for the progress bar.
+    """
+
+    share: float
+    text: str
+
+
+class Job(ABC):
+    """Work in small steps; nothing done is lost when a click interrupts it between two of them.
+
+    Attributes:
+        lock: held during a slice; after a click, the previous run of the script may still be in a step.
+        cancelled: whether the visitor ended it early.
+        page: URL path of the page that shows its result; empty for work without a page of its own.
+        granted: whether the checkpoints it asked for are those that the session now keeps.
+        announced: whether the visitor was told that it finished.
+    """
+
+    page = ""
+
+    def __init__(self, lock: threading.Lock | None = None) -> None:
+        self.lock = lock or threading.Lock()
+        self.cancelled = self.granted = self.announced = False
+
+    @abstractmethod
+    def step(self) -> bool:
+        """Do the next small piece of work; returns False when there is nothing to do now."""
+
+    @abstractmethod
+    def progress(self) -> Progress | None:
+        """How far it is; None when there is nothing to show."""
+
+    def checkpoints(self) -> tuple[str, ...]:
+        """Checkpoints that the session must keep in memory for this job, and no others; empty for none."""
+        return ()
+
+    @property
+    def finished(self) -> bool:
+        """Whether its result is complete, or will never be."""
+        return False
+
+    def outcome(self) -> str:
+        """One sentence of Markdown on how it ended, for visitors who are on another page."""
+        return ""
+
+    def cancel(self) -> None:
+        """End it early; what is done is kept."""
+        self.cancelled = True
+
+
+def submit(name: str, job: Job) -> None:
+    """Keep a job in this session until :func:`discard`; it goes on on every page."""
+    st.session_state.setdefault("jobs", {})[name] = job
+
+
+def find(name: str) -> Job | None:
+    """The session's job of that name, finished or not."""
+    job: Job | None = st.session_state.get("jobs", {}).get(name)
+    return job
+
+
+def discard(name: str) -> None:
+    """Drop a job and its result."""
+    st.session_state.get("jobs", {}).pop(name, None)
+
+
+def run(
+    draw: Callable[[], None], view: View, engine: Engine, workspace: Workspace, *, page: str = ""
+) -> None:
+    """Draw the page, then serve the session's jobs in turn; runs the script again while there is work.
+
+    Args:
+        draw: draws the page.
+        view: what the sidebar chose; takes the jobs that the page hands over.
+        engine: of the process.
+        workspace: of the session; holds its claim on checkpoints.
+        page: URL path of the page.
+    """
+    lasting: list[Job] = list(st.session_state.get("jobs", {}).values())
+    _announce(lasting, page)
+    unfinished = [job for job in lasting if not job.finished]
+    draw()
+    # The page's own job goes first: its checkpoints may be all that the memory can hold.
+    handed_over = view.jobs[::-1]
+    _claim_checkpoints(handed_over, engine, workspace)
+    served = [_serve(job) for job in (*handed_over, *unfinished)]
+    # A job that an overlapping run of the script finished meanwhile must be drawn, too.
+    if any(served) or any(job.finished for job in unfinished):
+        st.rerun()
+
+
+def _claim_checkpoints(jobs: Sequence[Job], engine: Engine, workspace: Workspace) -> None:
+    """Let the session keep the checkpoints of the first job that needs any; those of others may be released."""
+    for job in jobs:
+        if names := job.checkpoints():
+            job.granted = True
+            st.session_state["claimed"] = names
+            engine.loader.use(names[0], workspace, *names[1:])
+            return
+
+
+def _serve(job: Job) -> bool:
+    """Give a job one slice; returns whether anything was done."""
+    with job.lock:
+        until = time.monotonic() + SLICE_SECONDS
+        bar, worked = st.sidebar.empty(), False
+        _show(bar, job)
+        while time.monotonic() < until and job.step():
+            worked = True
+            _show(bar, job)
+    return worked
+
+
+def _show(bar: st.delta_generator.DeltaGenerator, job: Job) -> None:
+    progress = job.progress()
+    if progress:
+        bar.progress(min(max(progress.share, 0.0), 1.0), progress.text)
+
+
+def _announce(lasting: list[Job], page: str) -> None:
+    """Say once that a job has finished, unless its own page says so already."""
+    for job in lasting:
+        if job.finished and not job.announced:
+            job.announced = True
+            if job.page != page:
+                st.toast(job.outcome(), icon=":material/task_alt:")
