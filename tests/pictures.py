@@ -1,4 +1,4 @@
-"""Small pictures, the files they are stored in, and what to look at in the decoded copy."""
+"""Small pictures, their files in every format, and checks of the decoded pixels."""
 
 import io
 
@@ -38,9 +38,9 @@ def close(pixel, expected, tolerance=12):
 
 
 def corners(item):
-    """The four corners, a few pixels in: top left, top right, bottom left, bottom right."""
+    """The pixels near the corners: top left, top right, bottom left, bottom right."""
     x, y = item.image.width - 3, item.image.height - 3
-    return [item.image.getpixel(at) for at in ((2, 2), (x, 2), (2, y), (x, y))]
+    return [item.image.getpixel(corner) for corner in ((2, 2), (x, 2), (2, y), (x, y))]
 
 
 def left_right(data):
@@ -60,7 +60,7 @@ def png(colour="red", size=(8, 6)):
 
 
 def swapped_profile(name):
-    """An ICC profile in which red and green have changed places."""
+    """An ICC profile with red and green swapped."""
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     profile = profile.replace("sRGB".encode("utf-16-be"), name.encode("utf-16-be"))
     head, body = profile[:400], profile[400:]

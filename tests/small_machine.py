@@ -1,4 +1,4 @@
-"""One process with little memory loads and releases real checkpoints; prints what was resident after each step."""
+"""Loads and releases real checkpoints in a process with little memory; prints what is resident after each step."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from clipdemo.models.loader import Loader
 
 
 class Session:
-    """What a claim is held by."""
+    """Owner of a claim."""
 
 
 def main(folder: Path) -> None:
     first, second, giant = (str(folder / name) for name in ("first", "second", "giant"))
-    warm = Loader(EmbeddingStore(10**6))  # imports and buffers come in with the first pass
+    warm = Loader(EmbeddingStore(10**6))  # the first pass brings imports and buffers into memory
     warm.start(first)
     warm.wait(first)
     warm.known(first).release()
     give_back()
     base = Memory().resident()
-    governor = Governor(Memory(base + 310_000_000))  # one of 113 MB with its passes, not two
-    governor.used()
+    governor = Governor(
+        Memory(base + 310_000_000)
+    )  # room for one checkpoint of 113 MB and its passes, but not for two
+    governor.note_first_use()
     loader = Loader(EmbeddingStore(10**6), load_encoder, governor)
     seen: dict[str, object] = {"base": base}
 

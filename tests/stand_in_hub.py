@@ -1,8 +1,8 @@
-"""A loopback HTTP server that speaks enough of the hub's protocol for the real client, and can misbehave on demand.
+"""A loopback HTTP server with the part of the hub's protocol that the client needs, and faults on demand.
 
-It answers the listing, ``HEAD`` and ``GET`` of files by branch or commit, ranges, and the redirect of large files to
-another address. The test's process serves, so an app started as a subprocess with ``hub.environment(home)`` uses it
-too, and faults set here act there at once.
+It serves the listing, ``HEAD`` and ``GET`` of files by branch or commit, ranges, and the redirect of large
+files to another address. It runs in the test's process, so an app started as a subprocess with
+``hub.environment(home)`` uses it too, and faults set in a test take effect there at once.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from urllib.parse import unquote, urlsplit
 
 from clipdemo.models.catalogue import CATALOGUE
 
-LISTING = "(listing)"  # the name under which the listing's requests are counted and its faults are set
-LARGE = (".safetensors", ".bin")  # kept in LFS on the hub: named by SHA-256, served from another address
+LISTING = "(listing)"  # stands for the listing in ``faults`` and ``count``
+LARGE = (".safetensors", ".bin")  # in LFS on the hub: named by SHA-256, served from another address
 PIECE = 16_384
 
 
 @dataclass
 class Fault:
-    """What goes wrong with one file, or with the listing.
+    """A fault of one file, or of the listing.
 
     Attributes:
-        drop_after: break the connection after so many bytes of an answer.
-        reset: break it by a TCP reset, as middle boxes do, not by hanging up.
-        stall_after: send nothing more after so many bytes, and keep the connection open.
+        drop_after: close the connection after this many bytes of an answer.
+        reset: close it with a TCP reset, as middleboxes do.
+        stall_after: stop sending after this many bytes, and keep the connection open.
         corrupt: flip the bits of the first bytes; the length stays.
         status: answer with this status instead.
         error_code: the ``X-Error-Code`` of that answer, such as ``GatedRepo``.
-        bytes_per_second: how slowly the bytes come.
-        times: how many answers it spoils; None is all of them.
+        bytes_per_second: the speed of the answer.
+        times: number of answers with the fault; None means all.
     """
 
     drop_after: int | None = None
@@ -57,7 +57,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Request:
-    """One request that came in; ``start`` is where its range began, None without a range."""
+    """One received request; ``start`` is the start of its range, None without a range."""
 
     method: str
     repo: str
@@ -70,9 +70,9 @@ class StandInHub:
 
     Attributes:
         repos: repository id -> folder; may be changed at any time.
-        gated: ids whose files need an account that nobody has.
-        faults: file name, or ``LISTING`` -> what goes wrong with it, in every repository.
-        requests: everything that came in, in order.
+        gated: ids whose files need an account.
+        faults: file name, or ``LISTING`` -> its fault, in every repository.
+        requests: all received requests, in order.
     """
 
     def __init__(self, repos: Mapping[str, Path]) -> None:
@@ -87,21 +87,21 @@ class StandInHub:
 
     @property
     def url(self) -> str:
-        """Where it listens, for ``HF_ENDPOINT``."""
+        """Its address, for ``HF_ENDPOINT``."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def environment(self, home: Path) -> dict[str, str]:
-        """The variables that make this process or another one use this hub and an own cache."""
+        """The variables that make a process use this hub and a cache of its own."""
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "127.0.0.1", "HF_TOKEN": ""}
 
     def count(self, file: str, *, method: str = "GET", ranged: bool | None = None) -> int:
-        """How often a file was asked for; ``ranged`` counts only requests with, or without, a range."""
+        """The number of requests for a file; ``ranged`` counts only requests with, or without, a range."""
         with self._lock:
-            asked = [each for each in self.requests if (each.file, each.method) == (file, method)]
-        return sum(ranged is None or ranged == (each.start is not None) for each in asked)
+            matching = [each for each in self.requests if (each.file, each.method) == (file, method)]
+        return sum(ranged is None or ranged == (each.start is not None) for each in matching)
 
     def commit(self, repo: str) -> str:
-        """The one commit of a repository: the catalogue's where it names one, else one that changes with the files."""
+        """The commit of a repository: the catalogue's, or one that changes with the files."""
         if repo in CATALOGUE and CATALOGUE[repo].revision:
             return CATALOGUE[repo].revision
         listed = [(name, digest(path)) for name, path in self.files(repo).items()]
@@ -115,7 +115,7 @@ class StandInHub:
         }
 
     def note(self, request: Request) -> Fault:
-        """Count a request and use up one turn of the fault it meets."""
+        """Record a request and return the fault that applies to it."""
         with self._lock:
             self.requests.append(request)
             fault = self.faults.get(request.file, Fault())
@@ -137,7 +137,7 @@ class StandInHub:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a large file, git's name of the blob of a small one; as on the hub."""
+    """SHA-256 of a large file, git's blob name of a small one; as on the hub."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 
@@ -159,7 +159,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is nothing to print about."""
+        """Print nothing when a client disconnects."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep quiet."""
+        """Print nothing."""
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -201,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         moved = file.endswith(LARGE) and not redirected
         request = Request(self.command, repo, file, int(start[1]) if start else None)
-        fault = Fault() if moved else hub.note(request)  # one count for both halves of a redirect
+        fault = Fault() if moved else hub.note(request)  # a redirect and its target count as one request
         if not self._known(repo, revision, fault):
             return
         if repo in hub.gated:
@@ -239,7 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.status is not None:
             self._refuse(fault.status, fault.error_code)
         elif repo not in hub.repos:
-            self._refuse(401, "RepoNotFound")  # to the nameless, the hub calls private and missing the same
+            self._refuse(
+                401, "RepoNotFound"
+            )  # without an account, the hub does not distinguish private from missing
         elif revision not in ("main", hub.commit(repo)):
             self._refuse(404, "RevisionNotFound")
         else:

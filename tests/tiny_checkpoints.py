@@ -1,6 +1,6 @@
-"""Small real checkpoints, made on the spot and written with ``save_pretrained``: nothing is mocked.
+"""Small real checkpoints, created by the tests and written with ``save_pretrained``: nothing is mocked.
 
-The colour CLIP is trained for a few seconds on eight colour squares, so that its scores mean something.
+The colour CLIP is trained for a few seconds on eight colour squares, so that its scores are meaningful.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def save_colour_clip(folder: Path, *, seed: int = 0, dim: int = 16) -> Path:
 
 
 def _words() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that keeps case apart, as that of a SigLIP 2 declared as SigLIP does."""
+    """A case-sensitive word-level tokenizer, like that of a SigLIP 2 declared as SigLIP."""
     words = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "green", "square", "A", "RED"]
     raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -116,7 +116,7 @@ _TEXT = {
 
 
 def save_tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
-    """A SigLIP of 2+2 layers with random weights and a word-level tokenizer that keeps case apart."""
+    """A SigLIP of 2+2 layers with random weights and a case-sensitive word-level tokenizer."""
     torch.manual_seed(seed)
     text = SiglipTextConfig(**_TEXT)
     vision = SiglipVisionConfig(image_size=32, patch_size=8, **_TOWER)
@@ -149,7 +149,7 @@ def save_tiny_bert(folder: Path) -> Path:
 
 
 def save_sized_clip(folder: Path, layers: int, *, seed: int = 0) -> Path:
-    """A CLIP with random weights that takes room: 28 MB a layer."""
+    """A CLIP with random weights of 28 MB per layer."""
     torch.manual_seed(seed)
     tokenizer = _byte_tokenizer()
     text = CLIPTextConfig(

@@ -114,10 +114,10 @@ def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: Prog
                 tuple(map(printable_name, [str(options.output), *figures, *map(str, options.outputs[1:])])),
             )
             if options.report:
-                cost = audit_report.footprint_html(
+                usage = audit_report.Usage(
                     result.stages, result.seconds, result.device, result.peak_bytes, result.peak_gpu_bytes
                 )
-                page = audit_report.audit_html(audit, result.summary, cost)
+                page = audit_report.audit_html(audit, result.summary, usage)
                 options.report.write_text(page, encoding="utf-8")
         finally:
             ledger.close()
@@ -246,7 +246,7 @@ def _write_output(path: Path, rows: Iterable[Sequence[str]], table: Table) -> No
 
 def _write_rows(file: IO[str], rows: Iterable[Sequence[str]]) -> None:
     """Write rows as CSV, with cells that a spreadsheet would run as a formula made inert."""
-    csv.writer(file).writerows(map(files.inert, row) for row in rows)
+    csv.writer(file).writerows(map(files.escape_formula, row) for row in rows)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from clipdemo.models.catalogue import CATALOGUE, CatalogueEntry, size
+from clipdemo.models.catalogue import CATALOGUE, CatalogueEntry, format_bytes
 from clipdemo.models.load import is_local
 
 
@@ -24,9 +24,11 @@ def as_text() -> str:
 
 
 def _lines(entry: CatalogueEntry) -> str:
-    state = "on this machine" if is_local(entry.id) else f"to be downloaded, {size(entry.download_bytes)}"
+    state = (
+        "on this machine" if is_local(entry.id) else f"to be downloaded, {format_bytes(entry.download_bytes)}"
+    )
     shape = (
-        f"{entry.parameters / 1e6:,.0f} M parameters, {size(entry.memory_bytes)} of memory in float32, "
+        f"{entry.parameters / 1e6:,.0f} M parameters, {format_bytes(entry.memory_bytes)} of memory in float32, "
         f"{entry.dim} dimensions, {entry.image_size} pixels, {entry.context_length} tokens"
     )
     lines = [

@@ -119,15 +119,10 @@ class ScoredImages:
 
     def matrix_png(self) -> bytes:
         """The cosines as a picture."""
-        return pictures.matrix_png(
-            self.cosine,
-            self.names,
-            self.captions,
-            row_thumbnails=self.thumbnails,
-            title="Cosine of images and captions",
-            footer=f"Under {catalogue.title(self.checkpoint.id)}, {' | '.join(self.templates.patterns)}",
-            unit="cosine",
-        )
+        footer = f"Under {catalogue.title(self.checkpoint.id)}, {' | '.join(self.templates.patterns)}"
+        title = "Cosine of images and captions"
+        labels = pictures.MatrixLabels(self.names, self.captions, title, footer, self.thumbnails)
+        return pictures.matrix_png(pictures.cosine_sheet(self.cosine), labels)
 
     def _origin(self) -> dict[str, object]:
         return {

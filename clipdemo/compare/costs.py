@@ -1,6 +1,6 @@
-"""What a checkpoint costs here and now: time a batch at a time, memory, size. Knows nothing of torch or pages.
+"""Measures the speed and size of checkpoints on this machine; imports neither torch nor streamlit.
 
-Figures depend on the machine and on what else it does; they are shown, never judged by a test.
+The figures depend on the machine and its load, so no test asserts them.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from clipdemo.models.cache import CachedEncoder
 from clipdemo.models.loader import LoadCost
 from clipdemo.types import Checkpoint, Encoder, ImageItem
 
-IMAGES, CAPTIONS = 4, 16  # of a batch: what the page itself feeds
-LEAST, MOST = 3, 9  # batches that are timed
-ENOUGH_SECONDS = 4.0
+IMAGES, CAPTIONS = 4, 16  # in a batch, as the page encodes them
+MIN_BATCHES, MAX_BATCHES = 3, 9
+ENOUGH_SECONDS = 4.0  # of timed work; no further batch after that
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over several batches, after one that is not counted.
+    """Medians over several batches, after one warm-up batch.
 
     Attributes:
-        image_ms: milliseconds an image, decoding not included.
-        caption_ms: milliseconds a caption.
-        images: of a batch.
-        captions: of a batch.
-        batches: timed of each.
+        image_ms: milliseconds per image, without decoding.
+        caption_ms: milliseconds per caption.
+        images: in each batch.
+        captions: in each batch.
+        batches: timed, without the warm-up.
     """
 
     image_ms: float
@@ -42,14 +42,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one checkpoint costs on this machine.
+    """The cost of one checkpoint on this machine.
 
     Attributes:
-        checkpoint: which one.
-        device: where its forward pass runs.
         dtype: of its weights and forward pass.
-        load: seconds and bytes of loading it; None before it was loaded.
-        speed: of its forward pass; None before it was timed.
+        load: None before it is loaded.
+        speed: None before it is timed.
     """
 
     checkpoint: Checkpoint
@@ -61,7 +59,7 @@ class Cost:
 
 @dataclass
 class _Timing:
-    """Seconds of each batch so far, the first of each kind not among them."""
+    """Seconds of each batch so far, without the warm-up; ``spent`` includes it."""
 
     images: list[float] = field(default_factory=list)
     captions: list[float] = field(default_factory=list)
@@ -69,29 +67,31 @@ class _Timing:
     warmed: bool = False
 
     @property
-    def over(self) -> bool:
+    def complete(self) -> bool:
         count = len(self.captions)
-        return count >= MOST or (count >= LEAST and self.spent >= ENOUGH_SECONDS)
+        return count >= MAX_BATCHES or (count >= MIN_BATCHES and self.spent >= ENOUGH_SECONDS)
 
 
 class Stopwatch:
-    """Times each checkpoint once per process; any session goes on with what another began.
+    """Times each checkpoint once per process; all sessions share its measurements.
 
     Args:
-        images: what is timed, the same for all checkpoints; at least one.
-        captions: the same of captions.
+        images: one batch, the same for all checkpoints; at least one image.
+        captions: one batch, the same for all checkpoints; at least one caption.
     """
 
     def __init__(self, images: Sequence[ImageItem], captions: Sequence[str]) -> None:
         self._images = list(images)
         self._captions = list(captions)
         self._timings: dict[str, _Timing] = {}
-        self._guard = threading.Lock()  # two sessions timing one checkpoint would time each other
+        self._guard = (
+            threading.Lock()
+        )  # two sessions that time one checkpoint at once would slow each other down
 
     def speed(self, checkpoint: Checkpoint) -> Speed | None:
-        """What was measured; None before it is all there."""
+        """The measured speed; None before enough batches are timed."""
         timing = self._timings.get(checkpoint.fingerprint)
-        if timing is None or not timing.over:
+        if timing is None or not timing.complete:
             return None
         return Speed(
             1000 * median(timing.images) / len(self._images),
@@ -102,20 +102,20 @@ class Stopwatch:
         )
 
     def step(self, encoder: CachedEncoder) -> None:
-        """Time one batch of images and one of captions, each in a turn of its own; the first is the warm-up.
+        """Time one batch of images and one of captions, each under its own lock; the first step is the warm-up.
 
-        Nothing is read from the store or kept there, and waiting for the turn is not counted.
+        Bypasses the embedding store. Waiting for the lock is not counted.
 
         Raises:
-            ReleasedCheckpointError: its weights were released.
-            CheckpointError: its weights cannot be used.
+            ReleasedCheckpointError: the weights were released.
+            CheckpointError: the weights cannot be used.
         """
         with self._guard:
             timing = self._timings.setdefault(encoder.checkpoint.fingerprint, _Timing())
-            if timing.over:
+            if timing.complete:
                 return
-            images = _timed(encoder, lambda inside: inside.encode_images(self._images))
-            captions = _timed(encoder, lambda inside: inside.encode_captions(self._captions))
+            images = _timed(encoder, lambda uncached: uncached.encode_images(self._images))
+            captions = _timed(encoder, lambda uncached: uncached.encode_captions(self._captions))
             timing.spent += images + captions
             if timing.warmed:
                 timing.images.append(images)
@@ -123,20 +123,20 @@ class Stopwatch:
             timing.warmed = True
 
     def forget(self, checkpoint: Checkpoint) -> None:
-        """Measure it again."""
+        """Discard a measurement, so that it is taken again."""
         with self._guard:
             self._timings.pop(checkpoint.fingerprint, None)
 
 
 def cores() -> int:
-    """Processor cores this process may use."""
+    """Number of processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timed(encoder: CachedEncoder, encode: Callable[[Encoder], object]) -> float:
-    """Seconds of one forward pass."""
-    with encoder.turn():
-        inside = encoder.encoder
+    """Seconds of one forward pass, without the wait for the lock."""
+    with encoder.reserve_device():
+        uncached = encoder.encoder
         started = time.perf_counter()
-        encode(inside)
+        encode(uncached)
         return time.perf_counter() - started

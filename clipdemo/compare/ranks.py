@@ -1,7 +1,6 @@
-"""Several checkpoints over one workspace: rankings side by side, how far they agree, where they do not.
+"""Compares how several checkpoints rank the same images; imports neither torch nor streamlit.
 
-Ranks are compared, never raw cosines: each checkpoint's cosines lie on a scale of their own. Knows nothing of
-torch or pages.
+Ranks are compared, never raw cosines: each checkpoint's cosines have a scale of their own.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from clipdemo.types import ScoreMatrix
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two checkpoints rank alike.
+    """How far the rankings of two checkpoints agree.
 
     Attributes:
-        first: position of the one checkpoint in the comparison.
-        second: position of the other.
-        spearman: rho, -1 to 1; None where it is undefined.
-        kendall: tau-b, -1 to 1; None where it is undefined.
-        overlap: share of the first k images they have in common, 0 to 1; None without images.
+        first: index of one checkpoint in the comparison.
+        second: index of the other.
+        spearman: rho, -1 to 1; None if undefined.
+        kendall: tau-b, -1 to 1; None if undefined.
+        overlap: share of the first k images in common, 0 to 1; None without images.
     """
 
     first: int
@@ -39,18 +38,18 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Dispute:
-    """An image that the checkpoints place differently for a caption.
+    """An image that the checkpoints rank differently for a caption.
 
     Attributes:
-        image: position in the workspace.
-        caption: position in the workspace.
-        places: its 1-based rank under each checkpoint.
-        spread: worst rank less best rank.
+        image: index in the workspace.
+        caption: index in the workspace.
+        ranks: 1-based, under each checkpoint.
+        spread: worst rank minus best rank.
     """
 
     image: int
     caption: int
-    places: tuple[int, ...]
+    ranks: tuple[int, ...]
     spread: int
 
 
@@ -60,18 +59,18 @@ class Comparison:
 
     Attributes:
         matrices: one for each checkpoint.
-        ranks: (n_checkpoints, n_images, n_captions) 1-based rank of each image for each caption; ties keep the order
-            of the workspace.
+        ranks: (n_checkpoints, n_images, n_captions) 1-based rank of each image for each caption; ties keep the
+            order of the workspace.
     """
 
     matrices: tuple[ScoreMatrix, ...]
     ranks: IntArray
 
     def agreement(self, caption: int, k: int) -> list[Agreement]:
-        """Every pair of checkpoints on one caption; equal cosines count as ties.
+        """The agreement of every pair of checkpoints on one caption; equal cosines count as ties.
 
         Args:
-            caption: position of the caption.
+            caption: index of the caption.
             k: cut-off of the overlap.
         """
         columns = [matrix.cosine[:, caption] for matrix in self.matrices]
@@ -87,64 +86,66 @@ class Comparison:
         ]
 
     def mean_agreement(self, k: int) -> list[Agreement]:
-        """Every pair of checkpoints, each figure as its mean over the captions for which it is defined."""
+        """The agreement of every pair of checkpoints; each figure is the mean over the captions that define it."""
         captions = range(self.ranks.shape[2])
-        each = list(zip(*(self.agreement(caption, k) for caption in captions), strict=True))
+        by_pair = zip(*(self.agreement(caption, k) for caption in captions), strict=True)
         return [
             Agreement(
-                same[0].first,
-                same[0].second,
-                _mean([found.spearman for found in same]),
-                _mean([found.kendall for found in same]),
-                _mean([found.overlap for found in same]),
+                pair[0].first,
+                pair[0].second,
+                _mean([agreement.spearman for agreement in pair]),
+                _mean([agreement.kendall for agreement in pair]),
+                _mean([agreement.overlap for agreement in pair]),
             )
-            for same in each
+            for pair in by_pair
         ]
 
     def contenders(self, caption: int, k: int) -> list[int]:
-        """The images that are among the first k of any checkpoint, by their best rank, then as in the workspace."""
+        """The images among the first k of any checkpoint, by best rank; ties keep the order of the workspace."""
         best = self.ranks[:, :, caption].min(axis=0)
         return [int(image) for image in np.argsort(best, kind="stable") if best[image] <= k]
 
-    def disputes(self, most: int, caption: int | None = None) -> list[Dispute]:
-        """Where the ranks differ most, widest first; ties keep the order of the workspace.
+    def disputes(self, limit: int, caption: int | None = None) -> list[Dispute]:
+        """The images whose ranks differ most, widest first; ties keep the order of the workspace.
 
         Args:
-            most: how many at most; an image that all place alike is never among them.
-            caption: position of a caption, or None for all.
+            limit: of the list, which never contains an image that all checkpoints rank the same.
+            caption: index of a caption, or None for all.
         """
         spread = self.ranks.max(axis=0) - self.ranks.min(axis=0)  # (n_images, n_captions)
         if caption is not None:
             spread = np.where(np.arange(spread.shape[1]) == caption, spread, 0)
-        found = []
-        for place in np.argsort(-spread, axis=None, kind="stable")[:most]:
-            image, column = (int(part) for part in np.unravel_index(place, spread.shape))
+        disputes = []
+        for cell in np.argsort(-spread, axis=None, kind="stable")[:limit]:
+            image, column = (int(index) for index in np.unravel_index(cell, spread.shape))
             if spread[image, column]:
-                places = tuple(int(rank) for rank in self.ranks[:, image, column])
-                found.append(Dispute(image, column, places, int(spread[image, column])))
-        return found
+                ranks = tuple(self.ranks[:, image, column].tolist())
+                disputes.append(Dispute(image, column, ranks, int(spread[image, column])))
+        return disputes
 
 
-def compare(matrices: Sequence[ScoreMatrix]) -> Comparison:
-    """Set score matrices of the same images and captions beside each other.
+def compare_matrices(matrices: Sequence[ScoreMatrix]) -> Comparison:
+    """Compare score matrices of the same images and captions.
 
     Args:
         matrices: one for each checkpoint, at least one.
 
     Raises:
-        ValueError: no matrices, or ones of different images or captions.
+        ValueError: no matrix, or matrices of different images or captions.
     """
     if not matrices:
-        raise ValueError("there is nothing to compare; give the score matrices of two checkpoints or more")
+        raise ValueError("nothing to compare; give the score matrices of two or more checkpoints")
     contents = {(tuple(item.sha256 for item in matrix.images), matrix.captions) for matrix in matrices}
     if len(contents) > 1:
-        raise ValueError("the matrices hold different images or captions; score the same ones, in one order")
+        raise ValueError(
+            "the matrices have different images or captions; score the same ones in the same order"
+        )
     ranks = np.stack([similarity.ranks(matrix.cosine, axis=0) for matrix in matrices])
     return Comparison(tuple(matrices), ranks)
 
 
 def ordinal(rank: int) -> str:
-    """The rank as people say it: 1st, 2nd, 3rd, 4th."""
+    """The rank as an ordinal: 1st, 2nd, 3rd, 4th."""
     if rank % 100 in {11, 12, 13}:
         return f"{rank}th"
     return f"{rank}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(rank % 10, 'th') }"

@@ -1,40 +1,38 @@
-"""The tables of a comparison, for the page, the report and spreadsheets: costs, recall, ranks."""
+"""The tables of a comparison: costs, recall and ranks, for the page, the report and as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from clipdemo.compare import costs
 from clipdemo.compare.costs import Cost
 from clipdemo.compare.ranks import Comparison
-from clipdemo.compare.truth import MOST_PAIRS, Recall, Truth
+from clipdemo.compare.truth import MAX_PAIRS, Recall, Truth
 from clipdemo.limits import MEGABYTE
-from clipdemo.output.files import inert
+from clipdemo.output.files import csv_bytes
 from clipdemo.scoring.prompts import Templates
 
 MEANINGS = {
     "Spearman": "Spearman's rho: correlation of the two models' ranks of all images. 1 is the same order, 0 no "
     "relation, −1 the reverse.",
-    "Kendall": "Kendall's tau-b: of all pairs of images, how many more are in the same order than in opposite order. "
-    "1 is all, −1 none.",
-    "overlap": "How many of the first images of one model are among the first of the other, whatever their order.",
+    "Kendall": "Kendall's tau-b: of all pairs of images, the share in the same order minus the share in opposite "
+    "order. 1 is the same order, −1 the reverse.",
+    "overlap": "How many of the first images of one model are among the first of the other, in any order.",
 }
 COSTS = {
-    "load, s": "From files on this machine to a ready model; the first one loaded also waits for its libraries.",
-    "ms an image": "Milliseconds for one image, decoding not included.",
-    "ms a caption": "Milliseconds for one caption, tokenising included.",
-    "memory, MB": "What its weights hold.",
-    "parameters, M": "Weights, in millions.",
-    "embedding": "Numbers in one embedding.",
-    "input, px": "Side of the square each image is shrunk to.",
-    "download, MB": "Files to download; a dash where none were.",
+    "load, s": "Seconds from files on this machine to a ready model; the first model also imports its libraries.",
+    "ms an image": "Milliseconds for one image, without decoding.",
+    "ms a caption": "Milliseconds for one caption, with tokenising.",
+    "memory, MB": "Memory of the weights.",
+    "parameters, M": "Number of weights, in millions.",
+    "embedding": "Dimensions of an embedding.",
+    "input, px": "Side of the square that each image is resized to.",
+    "download, MB": "Size of the downloaded files; a dash without a download.",
 }
 
 
 def cost_row(title: str, cost: Cost) -> dict[str, object]:
-    """One line of the cost table; None for what is not known."""
+    """One row of the cost table; None for what is unknown."""
     load, speed, checkpoint = cost.load, cost.speed, cost.checkpoint
     downloaded = load.download_bytes if load else None
     return {
@@ -56,14 +54,15 @@ def cost_sentence() -> str:
     """How the costs were measured."""
     count = costs.cores()
     return (
-        f"Measured here and now, on {count} processor core{'s' if count > 1 else ''} shared with all visitors: the "
-        f"median of {costs.LEAST} to {costs.MOST} batches of {costs.IMAGES} images and {costs.CAPTIONS} captions, after "
-        "one that is not counted. Waiting for other visitors is not counted, their slowing down is."
+        f"Measured on this machine, with {count} processor core{'s' if count > 1 else ''} shared by all visitors: the "
+        f"median of {costs.MIN_BATCHES} to {costs.MAX_BATCHES} batches of {costs.IMAGES} images and {costs.CAPTIONS} "
+        "captions, after one warm-up batch. Time spent waiting for other visitors is not included; the slowdown that "
+        "they cause is."
     )
 
 
 def costs_csv(known: Mapping[str, Cost]) -> bytes:
-    """The cost table, with id and revision, as spreadsheets read it."""
+    """The cost table with id and revision, as CSV."""
     rows = []
     for title, cost in known.items():
         origin = {"id": cost.checkpoint.id, "revision": cost.checkpoint.revision}
@@ -73,7 +72,7 @@ def costs_csv(known: Mapping[str, Cost]) -> bytes:
 
 
 def ranks_csv(comparison: Comparison, titles: Sequence[str], templates: Templates) -> bytes:
-    """A row for each caption and image, a column of ranks for each checkpoint."""
+    """A row for each caption and image, a column of ranks for each checkpoint, as CSV."""
     first = comparison.matrices[0]
     origin = {
         "checkpoints": " | ".join(f"{m.checkpoint.id} {m.checkpoint.revision}" for m in comparison.matrices),
@@ -96,40 +95,34 @@ def ranks_csv(comparison: Comparison, titles: Sequence[str], templates: Template
     return _csv(rows)
 
 
-def recall_rows(found: Mapping[str, Recall]) -> list[dict[str, object]]:
-    """Recall@1 and @5 of each checkpoint, both ways, 0 to 1."""
+def recall_rows(recalls: Mapping[str, Recall]) -> list[dict[str, object]]:
+    """Recall@1 and @5 of each checkpoint in both directions, 0 to 1."""
     return [
-        {"model": title, "asks": asks, "questions": figures.queries}
-        | {f"recall@{k}": figures.recall[k] for k in (1, 5)}
-        for title, both in found.items()
-        for asks, figures in (
-            ("image → caption", both.image_to_text),
-            ("caption → image", both.text_to_image),
+        {"model": title, "asks": direction, "questions": retrieval.queries}
+        | {f"recall@{k}": retrieval.recall[k] for k in (1, 5)}
+        for title, recall in recalls.items()
+        for direction, retrieval in (
+            ("image → caption", recall.image_to_text),
+            ("caption → image", recall.text_to_image),
         )
     ]
 
 
-def truth_sentence(asked: Truth, images: int) -> str:
-    """What was asked among what.
+def truth_sentence(truth: Truth, images: int) -> str:
+    """How many images and captions the recall is measured on, and how.
 
     Args:
-        asked: the ground truth.
-        images: in the workspace.
+        truth: the ground truth.
+        images: number of images in the workspace.
     """
-    cut = f" Only the first {MOST_PAIRS:,} pairs were taken." if asked.left_out else ""
+    cut = f" Only the first {MAX_PAIRS:,} pairs are used." if truth.left_out else ""
     return (
-        f"{len(asked.images)} of {images} images have a right caption; {len(asked.captions)} captions in all. A question "
-        "is a hit when any of its right answers is among the first k of these; other captions of the same image are no "
-        f"rivals.{cut}"
+        f"{len(truth.images)} of {images} images have a right caption; {len(truth.captions)} captions in all. A question "
+        "is a hit when any of its right answers is among the first k of these; other captions of the same image do not "
+        f"count as rivals.{cut}"
     )
 
 
 def _csv(rows: Sequence[Mapping[str, object]]) -> bytes:
-    """UTF-8 with a byte-order mark so that spreadsheets read it right; foreign text runs nothing there."""
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    for row in rows[:1]:
-        write(map(inert, row))
-    for row in rows:
-        write([inert(cell) if isinstance(cell, str) else cell for cell in row.values()])
-    return out.getvalue().encode("utf-8-sig")
+    """Rows that share their column names, as CSV."""
+    return csv_bytes(rows[0] if rows else (), (row.values() for row in rows))

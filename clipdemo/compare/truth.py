@@ -1,4 +1,4 @@
-"""Ground truth for the images of a workspace: which captions are right, and how well a checkpoint finds them."""
+"""Ground truth for a workspace: the right captions of its images, and how well a checkpoint retrieves them."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from clipdemo.similarity import IntArray
 from clipdemo.tables.table import Table
 from clipdemo.types import Encoder, ImageItem
 
-MOST_PAIRS = 1_000  # each caption goes through every template under every checkpoint
+MAX_PAIRS = 1_000  # each caption goes through every template under every checkpoint
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Images and the captions that are right for them.
+    """Images and their right captions.
 
     Attributes:
-        images: those that have a caption.
-        captions: each once.
-        pairs: (n, 2) position of an image and of a caption that is right for it.
-        left_out: pairs beyond the first 1,000, which are not asked.
+        images: those with a right caption.
+        captions: without repetitions.
+        pairs: (n_pairs, 2) indices of an image and of a right caption.
+        left_out: number of pairs beyond ``MAX_PAIRS``.
     """
 
     images: tuple[ImageItem, ...]
@@ -40,21 +40,21 @@ class Truth:
     left_out: int = 0
 
     def queries(self) -> list[Query]:
-        """The captions as they stand, whatever signs they hold."""
+        """The captions as plain text: signs such as ``--`` have no special meaning."""
         return [Query.plain(caption) for caption in self.captions]
 
     def prompts(self, templates: Templates) -> list[str]:
-        """What an encoder is given for the captions."""
+        """The prompts of all captions, as an encoder gets them."""
         return prompts_of(self.queries(), templates)
 
 
 @dataclass(frozen=True)
 class Recall:
-    """How well a checkpoint finds what is right.
+    """How well a checkpoint finds the right answers, in both directions.
 
     Attributes:
-        image_to_text: each image asks for its captions.
-        text_to_image: each caption asks for its images.
+        image_to_text: each image is a query for its captions.
+        text_to_image: each caption is a query for its images.
     """
 
     image_to_text: RetrievalMetrics[float]
@@ -62,18 +62,14 @@ class Recall:
 
 
 def from_names(items: Sequence[ImageItem]) -> Truth:
-    """File names are captions: "red-square_2.png" is "red square 2"."""
+    """Take file names as captions: "red-square_2.png" is "red square 2"."""
     return _truth((item, caption_of(item.name)) for item in items)
 
 
 def from_table(table: Table, items: Sequence[ImageItem]) -> Truth:
-    """The rows of a table whose image cell names an image of the workspace.
+    """Take the rows of a table whose image cell names an image of the workspace.
 
-    A cell matches the name an image came under, or else the last part of it where only one image ends so.
-
-    Args:
-        table: of image and caption.
-        items: the workspace.
+    A cell matches the whole name of an image, or else its last part if that is unique in the workspace.
 
     Raises:
         TableError: the table can no longer be read.
@@ -81,31 +77,31 @@ def from_table(table: Table, items: Sequence[ImageItem]) -> Truth:
     by_name = {item.name: item for item in items}
     ends = Counter(_end(item.name) for item in items)
     by_end = {_end(item.name): item for item in items if ends[_end(item.name)] == 1}
-    found = []
+    pairs = []
     for row in table.rows():
         cell = row.image
         item = by_name.get(cell) or by_end.get(_end(cell))
         if item and not row.problem:
-            found.append((item, row.caption))
-    return _truth(found)
+            pairs.append((item, row.caption))
+    return _truth(pairs)
 
 
 def caption_of(name: str) -> str:
-    """What a file name or URL says: its stem, with signs that part words as spaces."""
+    """The stem of a file name or URL as words: hyphens, underscores and plus signs become spaces."""
     path = name
     if name.startswith(("http://", "https://")):
-        with suppress(ValueError):  # a file may be called like an address that is none
+        with suppress(ValueError):  # a file name may look like a malformed URL
             path = unquote(urlsplit(name).path)
     return " ".join(re.sub(r"[-_+\s]+", " ", PurePosixPath(_end(path)).stem).split())
 
 
 def recall(encoder: Encoder, truth: Truth, templates: Templates) -> Recall | None:
-    """Retrieval both ways among the images and captions of ``truth`` alone; None without any.
+    """Retrieval in both directions among the images and captions of ``truth``; None without pairs.
 
-    Other captions of the same image, and other images of the same caption, are no rivals.
+    Other captions of the same image, and other images of the same caption, do not count as rivals.
 
     Raises:
-        CheckpointError: something must be encoded and the encoder's weights cannot be used.
+        CheckpointError: the encoder's weights are needed and cannot be used.
     """
     if not len(truth.pairs):
         return None
@@ -115,13 +111,13 @@ def recall(encoder: Encoder, truth: Truth, templates: Templates) -> Recall | Non
     return Recall(retrieval_metrics(image_ranks), retrieval_metrics(caption_ranks))
 
 
-def _truth(found: Iterable[tuple[ImageItem, str]]) -> Truth:
-    """Each image, caption and pair once, in the order they come; what is no caption is passed over."""
+def _truth(candidates: Iterable[tuple[ImageItem, str]]) -> Truth:
+    """Each image, caption and pair once, in the given order; skips text that is not a valid caption."""
     images: dict[str, ImageItem] = {}
     captions: dict[str, None] = {}
     pairs: dict[tuple[str, str], None] = {}
     left_out = 0
-    for item, raw in found:
+    for item, raw in candidates:
         caption = " ".join(raw.split())
         try:
             Query.plain(caption)
@@ -129,7 +125,7 @@ def _truth(found: Iterable[tuple[ImageItem, str]]) -> Truth:
             continue
         if len(caption) > MAX_CAPTION_CHARACTERS or (item.sha256, caption) in pairs:
             continue
-        if len(pairs) == MOST_PAIRS:
+        if len(pairs) == MAX_PAIRS:
             left_out += 1
             continue
         images[item.sha256] = item
@@ -137,10 +133,9 @@ def _truth(found: Iterable[tuple[ImageItem, str]]) -> Truth:
         pairs[item.sha256, caption] = None
     row_of = {sha256: row for row, sha256 in enumerate(images)}
     column_of = {caption: column for column, caption in enumerate(captions)}
-    at = [(row_of[sha256], column_of[caption]) for sha256, caption in pairs]
-    return Truth(
-        tuple(images.values()), tuple(captions), np.array(at, dtype=np.int64).reshape(-1, 2), left_out
-    )
+    indices = [(row_of[sha256], column_of[caption]) for sha256, caption in pairs]
+    pair_array = np.array(indices, dtype=np.int64).reshape(-1, 2)
+    return Truth(tuple(images.values()), tuple(captions), pair_array, left_out)
 
 
 def _end(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Names of checkpoints become encoders."""
+"""Loads checkpoints by name, as encoders."""

@@ -1,7 +1,7 @@
-"""Embeddings kept in memory, so that nothing is ever encoded twice: a bounded store and ``CachedEncoder``.
+"""Caches embeddings in memory so that nothing is encoded twice: a bounded store and ``CachedEncoder``.
 
-An embedding is a pure function of (checkpoint fingerprint, content), so that pair is its key and
-sessions share it safely. This module knows nothing of torch, pages or sessions.
+An embedding is a pure function of (checkpoint fingerprint, content). That pair is its key, so sessions share
+the cache safely. This module is independent of torch, pages and sessions.
 """
 
 from __future__ import annotations
@@ -23,58 +23,54 @@ from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, Encoder, ImageItem
 
 BATCH = 16
-LOOK_SECONDS = 0.3  # between two calls of on_wait
+POLL_SECONDS = 0.3  # between two calls of on_wait
 Key = tuple[str, str]
 Content = TypeVar("Content")
-OnWait = Callable[[int], None]
+OnWait = Callable[[int], None]  # takes the number of requests ahead
 
 
 class FairLock:
-    """A fair lock: whoever came first goes first, so one visitor's 200 images never starve another's one."""
+    """A first-come, first-served lock: one visitor's 200 images never starve another's single one."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
 
     @contextmanager
-    def take(self, on_wait: OnWait | None = None) -> Iterator[None]:
-        """Hold the turn for the block.
+    def acquire(self, on_wait: OnWait | None = None) -> Iterator[None]:
+        """Hold the lock for the block.
 
         Args:
-            on_wait: told how many go first, again and again while this one waits, and 0 at the end if it was told
-                anything; what it raises ends the waiting.
+            on_wait: called repeatedly with the number of requests ahead while this one waits, and then once
+                with 0; an exception from it ends the waiting.
         """
-        mine = threading.Event()
+        ticket = threading.Event()
         with self._guard:
-            self._waiting.append(mine)
-            if self._waiting[0] is mine:
-                mine.set()
+            self._waiting.append(ticket)
+            if self._waiting[0] is ticket:
+                ticket.set()
         try:
-            told = False
-            while not mine.wait(LOOK_SECONDS if on_wait else None):
+            called = False
+            while not ticket.wait(POLL_SECONDS if on_wait else None):
                 if on_wait:
-                    told = True
-                    on_wait(self._before(mine))
-            if told and on_wait:
+                    called = True
+                    on_wait(self._count_ahead(ticket))
+            if called and on_wait:
                 on_wait(0)
             yield
         finally:
             with self._guard:
-                self._waiting.remove(mine)
+                self._waiting.remove(ticket)
                 if self._waiting:
                     self._waiting[0].set()
 
-    def _before(self, mine: threading.Event) -> int:
+    def _count_ahead(self, ticket: threading.Event) -> int:
         with self._guard:
-            return self._waiting.index(mine)
+            return self._waiting.index(ticket)
 
 
 class EmbeddingStore:
-    """Unit rows by (fingerprint, content hash), least recently used dropped first; thread-safe.
-
-    Args:
-        max_bytes: bytes of embeddings kept at most.
-    """
+    """A bounded, thread-safe LRU cache of unit rows, by (fingerprint, content hash)."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -84,162 +80,168 @@ class EmbeddingStore:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of embeddings held now."""
+        """Bytes of the cached embeddings."""
         return self._bytes
 
     def find(self, keys: Iterable[Key]) -> dict[Key, FloatArray]:
-        """The rows that are held, each marked as just used."""
-        found = {}
+        """The rows that are cached, by key; marks each as used."""
+        rows = {}
         with self._guard:
             for key in keys:
                 row = self._rows.get(key)
                 if row is not None:
                     self._rows.move_to_end(key)
-                    found[key] = row
-        return found
+                    rows[key] = row
+        return rows
 
     def add(self, rows: Mapping[Key, FloatArray]) -> None:
-        """Keep ``rows``; the least recently used ones leave when the bound is reached."""
+        """Cache ``rows``; drops the least recently used ones beyond ``max_bytes``."""
         with self._guard:
             for key, row in rows.items():
                 if key not in self._rows:
-                    own = np.array(row, dtype=np.float32)  # a copy: a view would keep its whole batch
-                    self._rows[key] = own
-                    self._bytes += own.nbytes
+                    copied = np.array(row, dtype=np.float32)  # a view would keep its whole batch in memory
+                    self._rows[key] = copied
+                    self._bytes += copied.nbytes
             while self._bytes > self.max_bytes and self._rows:
                 _, old = self._rows.popitem(last=False)
                 self._bytes -= old.nbytes
 
 
 @dataclass
-class _Held:
-    """The encoder behind a ``CachedEncoder`` and its watched copies; None once its weights are released."""
+class _EncoderSlot:
+    """The encoder that a ``CachedEncoder`` and its copies share; None once it is released."""
 
     encoder: Encoder | None
 
 
 class CachedEncoder:
-    """An encoder that remembers, and lets one forward pass run at a time.
+    """An encoder with a cache, which runs one forward pass at a time.
 
-    Once ``release`` was called it still gives every embedding that is held; one that is not raises
-    ``ReleasedCheckpointError``.
+    After ``release`` it still returns cached embeddings; any other raises ``ReleasedCheckpointError``.
 
     Args:
-        encoder: what computes the embeddings that are not held yet.
+        encoder: computes the embeddings that are not cached.
         store: shared by all encoders and sessions of the process.
-        turns: one per device; encoders of one device share it.
+        device_lock: shared by all encoders of a device.
     """
 
-    def __init__(self, encoder: Encoder, store: EmbeddingStore, turns: FairLock) -> None:
+    def __init__(self, encoder: Encoder, store: EmbeddingStore, device_lock: FairLock) -> None:
         self.device, self.dtype = encoder.device, encoder.dtype
         self._checkpoint = encoder.checkpoint
-        self._held = _Held(encoder)
+        self._slot = _EncoderSlot(encoder)
         self._store = store
-        self._turns = turns
+        self._device_lock = device_lock
         self._on_wait: OnWait | None = None
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint of the encoder inside, also after its release."""
+        """The checkpoint; available after a release, too."""
         return self._checkpoint
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder inside, which remembers nothing.
+        """The encoder without the cache.
 
         Raises:
             ReleasedCheckpointError: its weights were released.
         """
-        if self._held.encoder is None:
+        if self._slot.encoder is None:
             raise ReleasedCheckpointError(
-                f"{self._checkpoint.id} was put away to make room for another checkpoint; choose it again"
+                f"{self._checkpoint.id} was released to make room for another checkpoint; choose it again"
             )
-        return self._held.encoder
+        return self._slot.encoder
 
     @property
     def released(self) -> bool:
-        """Whether only what is held can still be had."""
-        return self._held.encoder is None
+        """Whether the weights were released, so that only cached embeddings are available."""
+        return self._slot.encoder is None
 
     def release(self) -> None:
-        """Let the weights go, between two forward passes; its watched copies lose them, too."""
-        with self._turns.take():
-            self._held.encoder = None
+        """Release the weights, between two forward passes; copies of this encoder lose them, too."""
+        with self._device_lock.acquire():
+            self._slot.encoder = None
 
-    def watched(self, on_wait: OnWait) -> CachedEncoder:
-        """The same encoder, which tells ``on_wait`` how many go first while it waits for its turn."""
+    def with_wait_callback(self, on_wait: OnWait) -> CachedEncoder:
+        """A copy that calls ``on_wait`` with the number of requests ahead while it waits for the device."""
         other = copy.copy(self)
         other._on_wait = on_wait
         return other
 
-    def turn(self) -> AbstractContextManager[None]:
-        """The device for a block of work: no other forward pass runs meanwhile."""
-        return self._turns.take(self._on_wait)
+    def reserve_device(self) -> AbstractContextManager[None]:
+        """Reserve the device for a block of work: no other forward pass runs meanwhile."""
+        return self._device_lock.acquire(self._on_wait)
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
-        """What of ``caption`` is read and what is cut off."""
+        """How much of ``caption`` is read."""
         return self.encoder.caption_tokens(caption)
 
     def warm_up(self) -> None:
-        """Run the encoder once on nothing worth keeping, so that the first visitor need not wait."""
+        """Run the encoder once on dummy inputs, so that the first visitor need not wait."""
         blank = Image.new("RGB", (32, 32))
-        with self.turn():
+        with self.reserve_device():
             self.encoder.encode_captions(["warm up"])
             self.encoder.encode_images([ImageItem("", "", blank, b"", 32, 32, "bytes")])
 
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
-        """(len(items), dim) unit rows; only images never seen before are encoded."""
+        """(len(items), dim) unit rows; encodes only images that are not cached."""
         keys = [image_key(self.checkpoint, item.sha256) for item in items]
-        # A lambda, for a released encoder may be asked for what is held.
-        return self._rows(keys, list(items), lambda wanted: self.encoder.encode_images(wanted))  # noqa: PLW0108
+        return self._rows(keys, list(items), self._encode_images)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
-        """(len(captions), dim) unit rows; only captions never seen before are encoded."""
-        by_length = sorted(captions, key=len)  # a batch is as wide as its longest caption
+        """(len(captions), dim) unit rows; encodes only captions that are not cached."""
+        by_length = sorted(captions, key=len)  # a batch is padded to its longest caption
         keys = [caption_key(self.checkpoint, caption) for caption in by_length]
-        rows = self._rows(keys, by_length, lambda wanted: self.encoder.encode_captions(wanted))  # noqa: PLW0108
+        rows = self._rows(keys, by_length, self._encode_captions)
         row_of = {caption: row for row, caption in enumerate(by_length)}
         return rows[[row_of[caption] for caption in captions]] if captions else rows
 
     def missing(self, items: Sequence[ImageItem]) -> list[ImageItem]:
-        """The images that would have to be encoded."""
+        """The images that are not cached."""
         keys = {item.sha256: image_key(self.checkpoint, item.sha256) for item in items}
-        held = self._store.find(keys.values())
-        return [item for item in items if keys[item.sha256] not in held]
+        cached = self._store.find(keys.values())
+        return [item for item in items if keys[item.sha256] not in cached]
 
     def missing_captions(self, captions: Sequence[str]) -> list[str]:
-        """The captions that would have to be encoded."""
+        """The captions that are not cached."""
         keys = [caption_key(self.checkpoint, caption) for caption in captions]
-        held = self._store.find(keys)
-        return [caption for key, caption in zip(keys, captions, strict=True) if key not in held]
+        cached = self._store.find(keys)
+        return [caption for key, caption in zip(keys, captions, strict=True) if key not in cached]
+
+    # ``self.encoder`` raises after a release, so it is looked up only when something must be encoded.
+    def _encode_images(self, items: list[ImageItem]) -> FloatArray:
+        return self.encoder.encode_images(items)
+
+    def _encode_captions(self, captions: list[str]) -> FloatArray:
+        return self.encoder.encode_captions(captions)
 
     def _rows(
         self, keys: list[Key], inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
     ) -> FloatArray:
         rows = self._store.find(keys)
-        wanted = {key: given for key, given in zip(keys, inputs, strict=True) if key not in rows}
-        todo = list(wanted)
-        for start in range(0, len(todo), BATCH):
-            batch = todo[start : start + BATCH]
-            with self.turn():
+        missing = {key: content for key, content in zip(keys, inputs, strict=True) if key not in rows}
+        missing_keys = list(missing)
+        for start in range(0, len(missing_keys), BATCH):
+            batch = missing_keys[start : start + BATCH]
+            with self.reserve_device():
                 # Another session may have encoded some of them while this one waited.
                 rows.update(self._store.find(batch))
-                left = [key for key in batch if key not in rows]
-                if left:
-                    fresh = dict(zip(left, encode([wanted[key] for key in left]), strict=True))
-                    self._store.add(fresh)
-                    rows.update(fresh)
+                remaining = [key for key in batch if key not in rows]
+                if remaining:
+                    encoded = encode([missing[key] for key in remaining])
+                    new_rows = dict(zip(remaining, encoded, strict=True))
+                    self._store.add(new_rows)
+                    rows.update(new_rows)
         if not keys:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
         return np.stack([rows[key] for key in keys])
 
 
 def image_key(checkpoint: Checkpoint, sha256: str) -> Key:
-    """Where an image's embedding is kept."""
+    """The cache key of an image."""
     return checkpoint.fingerprint, f"image:{sha256}"
 
 
 def caption_key(checkpoint: Checkpoint, caption: str) -> Key:
-    """Where a caption's embedding is kept; the words themselves are not."""
+    """The cache key of a caption: a hash, so that the text itself is not stored."""
     digest = hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()
     return checkpoint.fingerprint, f"caption:{digest}"

@@ -1,6 +1,6 @@
-"""The checkpoints offered by name, and what is publicly known of each. Facts only: nothing is loaded or looked up here.
+"""The checkpoints offered by name, with published facts about each. Nothing is loaded or looked up here.
 
-Where every figure, size and commit was read is listed in docs/checkpoints.md; what was not found is None.
+docs/checkpoints.md lists the source of every figure, size and commit; a fact without a source is None.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OPENCLIP = (
     "OpenCLIP",
     "https://github.com/mlfoundations/open_clip/blob/main/docs/openclip_retrieval_results.csv",
 )
-_OPENAI_LICENCE = "MIT (OpenAI's CLIP repository; the hub page names none)"
+_OPENAI_LICENCE = "MIT (OpenAI's CLIP repository; the hub page does not name a licence)"
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Figure:
     """A published measurement of quality.
 
     Attributes:
-        measure: what was measured, such as ``COCO``; figures of different measures are not comparable.
+        measure: the benchmark, such as ``COCO``; figures of different measures are not comparable.
         percent: higher is better.
-        by: who publishes it.
-        url: the public page it stands on.
+        by: the publisher.
+        url: the public page with the figure.
     """
 
     measure: str
@@ -41,19 +41,19 @@ class CatalogueEntry:
     """A checkpoint the app offers by name.
 
     Attributes:
-        id: what ``load_encoder`` takes.
-        title: what people read.
-        about: one sentence: what it is good for.
-        parameters: count of weights.
-        download_bytes: of the weights file, by far the largest; 0 where nothing is downloaded.
+        id: the name for ``load_encoder``.
+        title: the name for people.
+        about: what it is good for, in one or two sentences.
+        parameters: number of weights.
+        download_bytes: size of the weights file, by far the largest; 0 without a download.
         dim: length of an embedding.
-        image_size: side of the model's square input in pixels.
-        context_length: most tokens of a caption that are read.
-        licence: of the weights; None where its page states none.
-        languages: captions it was trained on; None where its page states none.
-        figure: what its authors or OpenCLIP publish, or None.
-        revision: the hub commit that is loaded; None where no public page establishes one.
-        pickle: its main branch has only ``pytorch_model.bin``, which is read with weights_only.
+        image_size: side of the square input in pixels.
+        context_length: number of tokens of a caption that are read.
+        licence: of the weights; None if its page does not state it.
+        languages: of the training captions; None if its page does not state them.
+        figure: published by its authors or OpenCLIP.
+        revision: the hub commit to load; None if no public page establishes one.
+        pickle: whether its main branch has only ``pytorch_model.bin``, which is read with weights_only.
     """
 
     id: str
@@ -72,7 +72,7 @@ class CatalogueEntry:
 
     @property
     def memory_bytes(self) -> int:
-        """What the weights take in float32, as on a CPU; images and captions on their way come on top."""
+        """Size of the weights in float32, as on a CPU, without the memory for images and captions."""
         return 4 * self.parameters
 
 
@@ -80,8 +80,8 @@ _ENTRIES = (
     CatalogueEntry(
         id=EMBEDDED,
         title="Embedded model",
-        about="A small stand-in that needs no download: EfficientNet-Lite0 and all-MiniLM-L6-v2, joined "
-        "by a projection learned on about a thousand photographs. It knows everyday scenes and the rest roughly. "
+        about="A small stand-in without a download: EfficientNet-Lite0 and all-MiniLM-L6-v2, joined by a "
+        "projection trained on about a thousand photographs. It knows everyday scenes, and the rest only roughly. "
         "It is not CLIP.",
         parameters=28_437_352,
         download_bytes=0,
@@ -94,7 +94,7 @@ _ENTRIES = (
     CatalogueEntry(
         id=CLIP_BASE,
         title="CLIP ViT-B/32",
-        about="OpenAI's CLIP (Radford et al. 2021) at its quickest: a good first choice without a GPU.",
+        about="The fastest CLIP by OpenAI (Radford et al. 2021): a good first choice without a GPU.",
         parameters=151_277_313,
         download_bytes=605_247_071,
         dim=512,
@@ -109,7 +109,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="openai/clip-vit-base-patch16",
         title="CLIP ViT-B/16",
-        about="The same size in smaller patches: sees more detail than ViT-B/32 for about three times the computing.",
+        about="As large as ViT-B/32 with smaller patches: more detail for about three times the compute.",
         parameters=149_620_737,
         download_bytes=598_641_023,
         dim=512,
@@ -124,7 +124,8 @@ _ENTRIES = (
     CatalogueEntry(
         id="openai/clip-vit-large-patch14",
         title="CLIP ViT-L/14",
-        about="OpenAI's large CLIP: better than the base models for about twelve times the computing of ViT-B/32.",
+        about="OpenAI's large CLIP: better than the base models, at about twelve times the compute of "
+        "ViT-B/32.",
         parameters=427_616_513,
         download_bytes=1_710_540_580,
         dim=768,
@@ -138,7 +139,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="openai/clip-vit-large-patch14-336",
         title="CLIP ViT-L/14@336px",
-        about="The large CLIP on larger pictures, for small things in them; slow without a GPU.",
+        about="The large CLIP at a higher image resolution, for small objects; slow without a GPU.",
         parameters=427_944_193,
         download_bytes=1_711_974_081,
         dim=768,
@@ -152,7 +153,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
         title="OpenCLIP ViT-B/32",
-        about="As quick as CLIP ViT-B/32, trained in the open on two billion pairs; finds images for a caption "
+        about="As fast as CLIP ViT-B/32, trained on two billion public pairs; finds the image for a caption "
         "more often.",
         parameters=151_277_313,
         download_bytes=605_000_000,
@@ -166,7 +167,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
         title="OpenCLIP ViT-g/14",
-        about="The largest on offer, for machines with a GPU and much memory.",
+        about="The largest model here, for machines with a GPU and plenty of memory.",
         parameters=1_366_678_273,
         download_bytes=5_470_000_000,
         dim=1024,
@@ -180,7 +181,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="google/siglip-base-patch16-224",
         title="SigLIP ViT-B/16",
-        about="Strong retrieval for its size; every pair gets a sigmoid of its own instead of a share.",
+        about="Strong retrieval for its size; scores each pair independently, by sigmoid instead of softmax.",
         parameters=203_155_970,
         download_bytes=812_672_320,
         dim=768,
@@ -194,7 +195,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="google/siglip2-base-patch16-224",
         title="SigLIP 2 ViT-B/16",
-        about="The one for captions in many languages, and strong in English, too.",
+        about="For captions in many languages; strong in English, too.",
         parameters=375_187_970,
         download_bytes=1_500_800_904,
         dim=768,
@@ -213,7 +214,7 @@ _ENTRIES = (
     CatalogueEntry(
         id="wkcn/TinyCLIP-ViT-8M-16-Text-3M-YFCC15M",
         title="TinyCLIP ViT-8M/16",
-        about="For small hosts: a CLIP distilled to a download of less than 100 MB.",
+        about="For small hosts: a distilled CLIP with a download of less than 100 MB.",
         parameters=23_446_017,
         download_bytes=93_812_468,
         dim=512,
@@ -234,11 +235,13 @@ CATALOGUE = {entry.id: entry for entry in _ENTRIES}
 
 
 def title(checkpoint_id: str) -> str:
-    """What people read for a checkpoint."""
+    """The name of a checkpoint for people: its title, or the last part of its id."""
     entry = CATALOGUE.get(checkpoint_id)
     return entry.title if entry else checkpoint_id.rstrip("/\\").replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def size(count: int) -> str:
-    """Bytes for people: "94 MB", "1.7 GB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+def format_bytes(count: int) -> str:
+    """A number of bytes as text: "0.3 MB", "94 MB", "1.7 GB"."""
+    if count >= 999_500_000:
+        return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 9_950_000 else f"{count / 1e6:.1f} MB"

@@ -1,7 +1,8 @@
-"""Who may load a checkpoint and who must let go of one, so that the machine's memory is enough.
+"""Decides which checkpoints may load and which must be released, so that they fit into the machine's memory.
 
-Loads are admitted one at a time, so that memory measured before and after one is its own. To make room, the least
-recently used checkpoint that no session uses is released; the embedded model is not in here and stays.
+Loads are admitted one at a time: the memory measured before and after one is then its own. To make room, the
+least recently used checkpoint that no session uses is released. The embedded model is not governed and always
+stays.
 """
 
 from __future__ import annotations
@@ -15,44 +16,58 @@ from weakref import WeakKeyDictionary
 from clipdemo import memory
 from clipdemo.errors import LoadAbandonedError, NotEnoughMemoryError
 from clipdemo.memory import Memory
-from clipdemo.models import catalogue, load
 from clipdemo.models.cache import CachedEncoder
+from clipdemo.models.catalogue import CATALOGUE, EMBEDDED, format_bytes, title
 
-# A visitor who reads what is on the page runs no script; after a quarter of an hour others go first.
+# A visitor who reads a page runs no script; after a quarter of an hour the checkpoint may be released.
 CLAIM_SECONDS = 15 * 60.0
-PATIENCE_SECONDS = 5 * 60.0  # how long a load waits for others to let go
-LOOK_SECONDS = 1.0  # a session that ends, and memory that other programs free, tell nobody
+MAX_WAIT_SECONDS = 5 * 60.0  # of a load, for memory
+POLL_SECONDS = 1.0  # ended sessions and memory freed by other programs send no notification
 
 
 @dataclass
-class _Held:
-    """A checkpoint in memory: the encoder, bytes that come back when it is released, when it was last used."""
+class _LoadedCheckpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        nbytes: memory that its release frees.
+        used_at: time of the last use.
+    """
 
     encoder: CachedEncoder
     nbytes: int
-    used: float
+    used_at: float
 
 
 @dataclass(frozen=True)
-class _Admitted:
-    """The load under way: when it began, how much was resident then, bytes it takes beside its weights."""
+class _CurrentLoad:
+    """The load under way.
 
-    name: str
-    started: float
-    resident: int
-    beside: int
+    Attributes:
+        resident_bytes: memory of the process before the load.
+        first_use_bytes: memory for frameworks and buffers that this load takes in addition to its weights.
+    """
+
+    started_at: float
+    resident_bytes: int
+    first_use_bytes: int
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a load took: seconds without download or waiting, and bytes that stay."""
+class LoadMeasurement:
+    """What a load took.
+
+    Attributes:
+        seconds: without download and waiting.
+        nbytes: memory that stays in use.
+    """
 
     seconds: float
     nbytes: int
 
 
 class Governor:
-    """Admits loads; safe to use from any thread. One that holds nothing, as on the command line, only refuses.
+    """Admits loads; thread-safe. Without loaded checkpoints, as on the command line, it only refuses.
 
     Args:
         room: the memory of this process.
@@ -63,178 +78,191 @@ class Governor:
         self.memory = room
         self._now = now
         self._changed = threading.Condition()
-        self._held: dict[str, _Held] = {}
+        self._loaded: dict[str, _LoadedCheckpoint] = {}
         self._claims: WeakKeyDictionary[object, tuple[tuple[str, ...], float]] = WeakKeyDictionary()
         self._loading: str | None = None
-        self._admitted: _Admitted | None = None
-        self._waiting: dict[str, str] = {}
-        self._needs: dict[str, int] = {}  # measured, for the next time
+        self._current_load: _CurrentLoad | None = None
+        self._wait_reasons: dict[str, str] = {}
+        self._measured_needs: dict[str, int] = {}  # for the next load of the same checkpoint
         self._used_before = False
-        self._asked: set[str] = set()  # by a session, since its last load
-        self._ended = now()  # the last load
+        self._requested: set[str] = set()  # by a session, since the last load of the checkpoint
+        self._last_load_ended_at = now()
 
-    def use(self, name: str, by: object, *others: str) -> None:
-        """``by``, a session, works with these checkpoints from now on, and not with those before them.
+    def use(self, name: str, session: object, *others: str) -> None:
+        """Claim checkpoints for a session, in place of those it claimed before.
 
-        Its claim lasts while ``by`` lives, at most ``CLAIM_SECONDS`` after the last call.
+        A claimed checkpoint is not released. The claim ends with the lifetime of ``session``, or
+        ``CLAIM_SECONDS`` after the last call.
         """
         with self._changed:
-            self._claims[by] = (name, *others), self._now()
-            self._asked.update(self._claims[by][0])
+            self._claims[session] = (name, *others), self._now()
+            self._requested.update(self._claims[session][0])
             self._changed.notify_all()
 
     def encoder(self, name: str) -> CachedEncoder | None:
-        """The encoder, if its weights are here."""
+        """The encoder, if its weights are in memory; marks it as used."""
         with self._changed:
-            held = self._held.get(name)
-            if held:
-                held.used = self._now()
-            return held.encoder if held else None
+            loaded = self._loaded.get(name)
+            if loaded:
+                loaded.used_at = self._now()
+            return loaded.encoder if loaded else None
 
     @property
-    def held(self) -> dict[str, int]:
-        """Bytes of each checkpoint that is here, by name."""
+    def loaded_bytes(self) -> dict[str, int]:
+        """Memory of each loaded checkpoint, by name."""
         with self._changed:
-            return {name: held.nbytes for name, held in self._held.items()}
+            return {name: loaded.nbytes for name, loaded in self._loaded.items()}
 
-    def waits_for(self, name: str) -> str:
-        """What a load waits for, in words; empty while it does not wait."""
-        return self._waiting.get(name, "")
+    def wait_reason(self, name: str) -> str:
+        """Why a load waits; empty while it does not wait."""
+        return self._wait_reasons.get(name, "")
 
-    def judge(self, name: str, weights: int) -> None:
-        """Refuse what could not be loaded even if every other checkpoint were released.
-
-        Args:
-            name: the checkpoint.
-            weights: bytes of them.
+    def refuse_if_hopeless(self, name: str, weight_bytes: int) -> None:
+        """Refuse a checkpoint that would not fit even if every other one were released.
 
         Raises:
-            NotEnoughMemoryError: with both figures, and what to try instead.
+            NotEnoughMemoryError: with both figures, and a checkpoint that would fit.
         """
         with self._changed:
             if self._loading not in {None, name}:
-                return  # what that one takes is not known yet
-            self._refuse_hopeless(name, self._need(name, weights))
+                return  # the memory of the other load is not known yet
+            self._check_fits(name, self._need(name, weight_bytes))
 
-    def admit(self, name: str, weights: int, device: str = "cpu") -> None:
-        """Wait for room and reserve it until ``hold`` or ``leave``; releases what nobody uses.
+    def admit(self, name: str, weight_bytes: int, device: str = "cpu") -> None:
+        """Wait for room and reserve it until ``end_load``; releases unused checkpoints.
 
         Args:
             name: the checkpoint.
-            weights: bytes of them as they are used.
-            device: where they go.
+            weight_bytes: size of the weights in the dtype they are used in.
+            device: their destination.
 
         Raises:
-            NotEnoughMemoryError: it can never fit, nobody asked for it, or nothing was let go for a long time.
-            LoadAbandonedError: somebody asked for it and has turned to something else.
+            NotEnoughMemoryError: it cannot fit, no session uses it, or nothing was released for
+                ``MAX_WAIT_SECONDS``.
+            LoadAbandonedError: the sessions that requested it have switched to other checkpoints.
         """
         since = self._now()
         try:
-            while victim := self._victim(name, weights, device, since):
-                victim.encoder.release()
+            while released := self._next_to_release(name, weight_bytes, device, since):
+                released.encoder.release()
                 memory.give_back()
         finally:
-            self._waiting.pop(name, None)
+            self._wait_reasons.pop(name, None)
 
-    def hold(self, name: str, encoder: CachedEncoder) -> Measured:
-        """Keep a loaded encoder; a first pass brings its weights in, so that what it takes can be measured.
+    def add_loaded(self, name: str, encoder: CachedEncoder) -> LoadMeasurement:
+        """Keep a loaded encoder, and measure it after a first pass, which brings its weights into memory.
 
         Raises:
             CheckpointError: the first pass fails.
         """
-        admitted = self._admitted
-        took = self._now() - admitted.started if admitted else 0.0
+        load = self._current_load
+        seconds = self._now() - load.started_at if load else 0.0
         encoder.warm_up()
         memory.give_back()
         nbytes = encoder.checkpoint.parameters * (2 if encoder.dtype == "float16" else 4)
-        if admitted and encoder.device != "cuda":
-            # Rows of the token table that no caption needed yet are not in memory: the weights are the least.
-            nbytes = max(nbytes, self.memory.resident() - admitted.resident - admitted.beside)
+        if load and encoder.device != "cuda":
+            # Rows of the token table that no caption has used are not resident: the size of the weights is a
+            # minimum.
+            nbytes = max(nbytes, self.memory.resident() - load.resident_bytes - load.first_use_bytes)
         with self._changed:
-            self._held[name] = _Held(encoder, nbytes, self._now())
-            self._needs[name] = memory.need(nbytes)
-        self.used()
-        return Measured(took, nbytes)
+            self._loaded[name] = _LoadedCheckpoint(encoder, nbytes, self._now())
+            self._measured_needs[name] = memory.need(nbytes)
+        self.note_first_use()
+        return LoadMeasurement(seconds, nbytes)
 
-    def used(self) -> None:
-        """Some encoder made a pass: the next one finds the frameworks imported and their buffers made."""
+    def note_first_use(self) -> None:
+        """Note that an encoder has run: frameworks and buffers need no further memory."""
         self._used_before = True
 
-    def leave(self, name: str) -> None:
-        """End a load, whatever came of it."""
+    def end_load(self, name: str) -> None:
+        """End a load, successful or not."""
         memory.give_back()
         with self._changed:
-            self._asked.discard(name)
+            self._requested.discard(name)
             if self._loading == name:
-                self._loading = self._admitted = None
-            self._ended = self._now()
+                self._loading = self._current_load = None
+            self._last_load_ended_at = self._now()
             self._changed.notify_all()
 
-    def _victim(self, name: str, weights: int, device: str, since: float) -> _Held | None:
-        """What to release next for ``name``, no longer handed out; None once ``name`` is admitted."""
+    def _next_to_release(
+        self, name: str, weight_bytes: int, device: str, since: float
+    ) -> _LoadedCheckpoint | None:
+        """Wait for a checkpoint to release for ``name``, and remove it; None once ``name`` is admitted."""
         with self._changed:
             while True:
                 if self._loading in {None, name}:
-                    need = self._need(name, weights)
+                    need = self._need(name, weight_bytes)
                     if need <= self._free(device):
                         self._loading = name
-                        self._admitted = _Admitted(name, self._now(), self.memory.resident(), self._beside())
-                        return None
-                    self._refuse_hopeless(name, need, device)
-                    if idle := self._idle():
-                        self._loading = name
-                        return self._held.pop(idle)
-                    self._loading = None
-                    # Where loads go in and out, this one's time comes.
-                    late = self._now() >= max(since, self._ended) + PATIENCE_SECONDS
-                    if late or not self._users(name):
-                        kind = (
-                            LoadAbandonedError if name in self._asked and not late else NotEnoughMemoryError
+                        self._current_load = _CurrentLoad(
+                            self._now(), self.memory.resident(), self._first_use_bytes()
                         )
-                        raise kind(f"{self._lack(name, need, device)}; {self._in_use()}, try later")
-                    self._waiting[name] = self._in_use()
+                        return None
+                    self._check_fits(name, need, device)
+                    if unused := self._least_recently_used():
+                        self._loading = name
+                        return self._loaded.pop(unused)
+                    self._loading = None
+                    self._check_patience(name, self._shortage(name, need, device), since)
+                    self._wait_reasons[name] = self._in_use()
                 else:
-                    self._waiting[name] = f"{catalogue.title(self._loading)} is loading"
-                self._changed.wait(LOOK_SECONDS)
+                    self._wait_reasons[name] = f"{title(self._loading)} is loading"
+                self._changed.wait(POLL_SECONDS)
 
-    def _need(self, name: str, weights: int) -> int:
-        return max(memory.need(weights), self._needs.get(name, 0)) + self._beside()
+    def _check_patience(self, name: str, shortage: str, since: float) -> None:
+        """Raise once a load has waited too long, or once no session uses its checkpoint any more."""
+        # Every load that ends restarts the waiting time: while others come and go, room may follow.
+        late = self._now() >= max(since, self._last_load_ended_at) + MAX_WAIT_SECONDS
+        if not late and self._count_users(name):
+            return
+        message = f"{shortage}; {self._in_use()}, try later"
+        if name in self._requested and not late:
+            raise LoadAbandonedError(message)
+        raise NotEnoughMemoryError(message)
 
-    def _beside(self) -> int:
+    def _need(self, name: str, weight_bytes: int) -> int:
+        return max(memory.need(weight_bytes), self._measured_needs.get(name, 0)) + self._first_use_bytes()
+
+    def _first_use_bytes(self) -> int:
         return 0 if self._used_before else memory.first_use()
 
     def _free(self, device: str) -> int:
         gpu = memory.gpu_room() if device == "cuda" else None
-        free = self.memory.room().free  # a GPU's weights pass through here, too
+        free = self.memory.room().free  # weights for a GPU pass through the machine's memory
         return min(free, gpu.free) if gpu else free
 
-    def _refuse_hopeless(self, name: str, need: int, device: str = "cpu") -> None:
-        free = self._free(device) + sum(held.nbytes for held in self._held.values())
+    def _check_fits(self, name: str, need: int, device: str = "cpu") -> None:
+        free = self._free(device) + sum(loaded.nbytes for loaded in self._loaded.values())
         if need > free:
-            lighter = load.lighter(free - self._beside())
-            raise NotEnoughMemoryError(f"{self._lack(name, need, device)}; try {lighter}")
+            alternative = suggest_smaller(free - self._first_use_bytes())
+            raise NotEnoughMemoryError(f"{self._shortage(name, need, device)}; try {alternative}")
 
-    def _lack(self, name: str, need: int, device: str) -> str:
+    def _shortage(self, name: str, need: int, device: str) -> str:
         room = (memory.gpu_room() if device == "cuda" else None) or self.memory.room()
-        where = "this machine's GPU" if device == "cuda" else "this machine"
+        where = "the GPU of this machine" if device == "cuda" else "this machine"
         return (
-            f"{where} has {_gigabytes(room.limit)}, {_gigabytes(room.free)} of them free, and "
-            f"{catalogue.title(name)} needs about {_gigabytes(need)}"
+            f"{title(name)} needs about {format_bytes(need)} of memory, and {where} has "
+            f"{format_bytes(room.free)} free of {format_bytes(room.limit)}"
         )
 
     def _in_use(self) -> str:
-        names = [catalogue.title(name) for name in self._held if self._users(name)]
+        names = [title(name) for name in self._loaded if self._count_users(name)]
         return f"{' and '.join(names) or 'the memory'} {'are' if len(names) > 1 else 'is'} in use"
 
-    def _idle(self) -> str | None:
-        """The least recently used one that no session uses."""
-        free = [name for name in self._held if not self._users(name)]
-        return min(free, key=lambda name: self._held[name].used, default=None)
+    def _least_recently_used(self) -> str | None:
+        """Among the loaded checkpoints that no session uses."""
+        unused = [name for name in self._loaded if not self._count_users(name)]
+        return min(unused, key=lambda name: self._loaded[name].used_at, default=None)
 
-    def _users(self, name: str) -> int:
+    def _count_users(self, name: str) -> int:
         since = self._now() - CLAIM_SECONDS
-        return sum(1 for used, when in list(self._claims.values()) if name in used and when > since)
+        claims = list(self._claims.values())
+        return sum(1 for names, claimed_at in claims if name in names and claimed_at > since)
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+def suggest_smaller(free: int) -> str:
+    """Names the embedded model, and the largest of the catalogue that fits into ``free`` bytes."""
+    others = (entry for entry in CATALOGUE.values() if entry.id != EMBEDDED)
+    fitting = [entry for entry in others if memory.need(entry.memory_bytes) <= free]
+    largest = max(fitting, key=lambda entry: entry.parameters, default=None)
+    return f"{largest.title} or the embedded model" if largest else "the embedded model"

@@ -1,4 +1,4 @@
-"""Names become encoders: the device, and ``load_encoder`` for hub, folder or embedded.
+"""Loads a checkpoint by name: the embedded model, a hub name or a folder. Also picks the device.
 
 torch and transformers are imported only when a checkpoint other than the embedded one is loaded.
 """
@@ -18,88 +18,79 @@ from clipdemo.errors import (
     CorruptCheckpointError,
     HubUnreachableError,
 )
-from clipdemo.memory import need
 from clipdemo.models import hub
-from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, title
+from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
-from clipdemo.models.frameworks import LOADING
+from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.trained import recipes
-from clipdemo.models.weights import weight_bytes
+from clipdemo.models.weights import folder_fingerprint, weight_bytes
 from clipdemo.types import Encoder
 
-__all__ = [
-    "CLIP_BASE",
-    "EMBEDDED",
-    "is_local",
-    "load_encoder",
-    "peak_gpu_bytes",
-    "pick_device",
-    "preferred",
-    "public_id",
-    "title",
-]
+OnProgress = Callable[[hub.Progress], None]
+
+
+class MemoryGate(Protocol):
+    """Raises ``NotEnoughMemoryError`` for a checkpoint that does not fit into memory."""
+
+    def refuse_if_hopeless(self, name: str, weight_bytes: int) -> None:
+        """Called before a download and before a framework is imported: could this much ever fit?"""
+
+    def admit(self, name: str, weight_bytes: int, device: str) -> None:
+        """Called right before the weights load; may wait until they fit."""
 
 
 def public_id(name: str) -> str:
-    """What a link or a file says of a checkpoint: never a path of the server."""
+    """The name of a checkpoint for links and files: never a path of the server."""
     return Path(name).resolve().name if _is_folder(name) else name
 
 
 def preferred(environment: Mapping[str, str] = os.environ) -> str:
-    """The checkpoint a new visit should run on once it is ready: ``CLIPDEMO_CHECKPOINT``, else CLIP."""
+    """The checkpoint that a new visit uses once it is ready: ``CLIPDEMO_CHECKPOINT``, or CLIP."""
     return environment.get("CLIPDEMO_CHECKPOINT", "").strip() or CLIP_BASE
 
 
 def is_local(name: str) -> bool:
-    """Whether loading ``name`` needs no network: embedded, a folder, or a hub name already here.
+    """Whether ``name`` loads without the network: embedded, a folder, or a hub name in the cache.
 
-    A copy of another commit than the catalogue's counts: it is used when the hub cannot be reached.
+    A cached copy of another commit than the catalogue's counts: it is used when the hub cannot be reached.
     """
     if name == EMBEDDED or _is_folder(name):
         return True
-    return any(hub.find(name, revision) for revision in {_pinned(name), None})
+    return any(hub.find(name, revision) for revision in {_pinned_revision(name), None})
 
 
-class Gate(Protocol):
-    """Asked whether a checkpoint fits into memory; both raise ``NotEnoughMemoryError`` when it does not."""
-
-    def judge(self, name: str, weights: int) -> None:
-        """Before a download and before a framework is imported: could so many bytes of weights ever fit?"""
-
-    def admit(self, name: str, weights: int, device: str) -> None:
-        """Right before they are loaded; may wait until they fit."""
-
-
-def lighter(free: int) -> str:
-    """What of the catalogue fits into ``free`` bytes, in words: the largest one, and the embedded model."""
-    others = (entry for entry in CATALOGUE.values() if entry.id != EMBEDDED)
-    fits = [entry for entry in others if need(entry.memory_bytes) <= free]
-    best = max(fits, key=lambda entry: entry.parameters, default=None)
-    return f"{best.title} or the embedded model" if best else "the embedded model"
+def download_bytes(name: str, revision: str) -> int | None:
+    """Bytes of the files that a hub checkpoint is loaded from; None if it is not from the hub."""
+    snapshot = None if name == EMBEDDED or _is_folder(name) else hub.find(name, revision)
+    return hub.needed_bytes(snapshot) if snapshot else None
 
 
 def load_encoder(
     name: str | os.PathLike[str],
     *,
     device: str = "auto",
-    on_progress: Callable[[hub.Progress], None] | None = None,
-    gate: Gate | None = None,
+    on_progress: OnProgress | None = None,
+    gate: MemoryGate | None = None,
 ) -> Encoder:
-    """A ready encoder for a checkpoint.
+    """Load a checkpoint.
+
+    A checkpoint of the catalogue is loaded at the catalogue's commit, if that names one;
+    ``checkpoint.revision`` is the commit that was loaded.
 
     Args:
         name: "embedded", a hub name such as "openai/clip-vit-base-patch32", or a local folder.
-        device: "auto" (the fastest one here), "cpu", "cuda" or "mps"; the embedded model runs on the CPU.
-        on_progress: told of bytes while files are downloaded.
-        gate: asked whether there is memory for it; None loads it anyway.
-
-    A catalogue name is loaded at the catalogue's commit where it has one; ``checkpoint.revision`` says which it was.
+        device: "auto" (the fastest of this machine), "cpu", "cuda" or "mps"; the embedded model runs on the
+            CPU.
+        on_progress: called while files are downloaded.
+        gate: asked whether the checkpoint fits into memory; None skips the check.
 
     Raises:
-        CheckpointError: no such device, or one of its children, with a sentence that says what to do.
+        CheckpointError: or a subclass, with a sentence that says what to do.
     """
     if not isinstance(name, str | os.PathLike):
-        raise CheckpointNotFoundError(f"{name!r} is no name of a checkpoint; give a hub name or a folder")
+        raise CheckpointNotFoundError(
+            f"{name!r} is not the name of a checkpoint; give a hub name or a folder"
+        )
     if isinstance(name, os.PathLike):
         return _load_folder(Path(name), device, on_progress, gate)
     if name == EMBEDDED:
@@ -110,135 +101,43 @@ def load_encoder(
         raise CheckpointNotFoundError(
             f"{name!r} is neither the folder of a checkpoint on this machine nor a hub name of the form owner/name"
         )
-    here = hub.find(name, _pinned(name))
-    if here:
+    cached = hub.find(name, _pinned_revision(name))
+    if cached:
         try:
-            return _load_snapshot(name, here, device, gate)
+            return _load_snapshot(name, cached, device, gate)
         except CorruptCheckpointError:
-            pass  # downloading checks every file against the hub and fetches the broken ones again
-    return _load_snapshot(name, _download(name, here, on_progress, gate), device, gate)
+            pass  # the download verifies every file against the hub and replaces broken ones
+    return _load_snapshot(name, _download(name, cached, on_progress, gate), device, gate)
 
 
-def _pinned(name: str) -> str | None:
-    """The commit the catalogue names for a checkpoint; None is the default branch."""
-    return CATALOGUE[name].revision if name in CATALOGUE else None
-
-
-def _download(
-    name: str,
-    broken: hub.Snapshot | None,
-    on_progress: Callable[[hub.Progress], None] | None,
-    gate: Gate | None,
-) -> hub.Snapshot:
-    """The checkpoint from the hub, or, when that cannot be reached, a copy of another commit that is here."""
-    pickle = name in CATALOGUE and CATALOGUE[name].pickle
-    judge = partial(gate.judge, name) if gate else None
-    try:
-        return hub.download(
-            name, revision=_pinned(name), allow_pickle=pickle, on_progress=on_progress, judge=judge
-        )
-    except HubUnreachableError:
-        other = hub.find(name)
-        if other is None or other == broken:
-            raise
-        return other
-
-
-def download_bytes(name: str, revision: str) -> int | None:
-    """Bytes of the files a hub checkpoint is loaded from; None for one that is not from the hub."""
-    snapshot = None if name == EMBEDDED or _is_folder(name) else hub.find(name, revision)
-    return hub.needed_bytes(snapshot) if snapshot else None
-
-
-def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: Gate | None) -> Encoder:
-    device = _passed(gate, name, partial(weight_bytes, snapshot.folder), device)
-    from clipdemo.models.clip.encoder import Origin, TransformersEncoder
-
-    fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
-    origin = Origin(name, snapshot.revision, fingerprint, "hub")
-    pickle = name in CATALOGUE and CATALOGUE[name].pickle
-    return TransformersEncoder(snapshot.folder, origin, allow_pickle=pickle, device=device)
-
-
-def _passed(gate: Gate | None, name: str, weigh: Callable[[int], int], device: str) -> str:
-    """The device to load on, once there is memory for the weights; ``weigh`` tells their bytes by a number's."""
-    if gate:
-        gate.judge(name, weigh(4))
-    device = pick_device(device)
-    with LOADING:
-        import clipdemo.models.clip.encoder  # noqa: F401 - takes seconds and memory that are not the checkpoint's own
-
-    if gate:
-        gate.admit(name, weigh(2 if device == "cuda" else 4), device)
-    return device
-
-
-def pick_device(wanted: str = "auto") -> str:
-    """The device wanted, or for "auto" the fastest one here: "cuda", "mps" or "cpu".
+def pick_device(name: str = "auto") -> str:
+    """The device to use: "auto" picks the fastest of "cuda", "mps" and "cpu".
 
     Raises:
-        CheckpointError: a device this machine lacks.
+        CheckpointError: this machine lacks the device.
     """
     import torch
 
-    here = ["cpu"]
+    available = ["cpu"]
     if torch.backends.mps.is_available():
-        here.append("mps")
+        available.append("mps")
     if torch.cuda.is_available():
-        here.append("cuda")
-    if wanted == "auto":
-        return here[-1]
-    if wanted not in here:
-        raise CheckpointError(f"this machine has no {wanted} device; it has {', '.join(here)}")
-    return wanted
+        available.append("cuda")
+    if name == "auto":
+        return available[-1]
+    if name not in available:
+        raise CheckpointError(f"this machine lacks a {name} device; use {' or '.join(available)}")
+    return name
 
 
 def peak_gpu_bytes() -> int | None:
-    """The most memory this process held on a CUDA device, or None when it used none."""
+    """The peak memory of this process on a CUDA device, or None if it used none."""
     import sys
 
-    torch = sys.modules.get("torch")  # a run that never loaded it used no GPU
+    torch = sys.modules.get("torch")  # a run without torch used no GPU
     if torch is None or not torch.cuda.is_available():
         return None
     return int(torch.cuda.max_memory_allocated())
-
-
-def _load_folder(
-    folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
-) -> Encoder:
-    if not folder.is_dir():
-        raise CheckpointNotFoundError(f"there is no folder {folder.name!r}")
-    if recipes.is_trained(folder):
-        return _load_trained(folder, device, on_progress, gate)
-    try:
-        fingerprint = _fingerprint(folder)
-    except OSError as error:
-        raise CorruptCheckpointError(
-            f"the files of {folder.name} cannot be read ({error.strerror})"
-        ) from error
-    # Visitors see the id: the folder's name, not the server's path.
-    device = _passed(gate, str(folder), partial(weight_bytes, folder), device)
-    from clipdemo.models.clip.encoder import Origin, TransformersEncoder
-
-    origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
-    return TransformersEncoder(folder, origin, device=device)
-
-
-def _load_trained(
-    folder: Path, device: str, on_progress: Callable[[hub.Progress], None] | None, gate: Gate | None
-) -> Encoder:
-    name, recipe = str(folder), recipes.read_recipe(folder)
-    recipes.bring_towers(recipe, on_progress, partial(gate.judge, name) if gate else None)
-    try:
-        weights = recipes.weight_bytes(folder, recipe)
-    except OSError as error:
-        raise CorruptCheckpointError(
-            f"the files of {folder.name} cannot be read ({error.strerror})"
-        ) from error
-    device = _passed(gate, name, lambda _: weights, device)  # float32 on every device
-    from clipdemo.models.trained.encoder import TrainedEncoder
-
-    return TrainedEncoder(folder, device=device)
 
 
 def _is_folder(name: str) -> bool:
@@ -247,10 +146,100 @@ def _is_folder(name: str) -> bool:
     return os.sep in name or "/" in name or "." in name or (Path(name) / "config.json").is_file()
 
 
-def _fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's own files: any change is another checkpoint."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file()):
-        with file.open("rb") as stream:
-            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+def _pinned_revision(name: str) -> str | None:
+    """The catalogue's commit for a checkpoint; None means the default branch."""
+    return CATALOGUE[name].revision if name in CATALOGUE else None
+
+
+def _allows_pickle(name: str) -> bool:
+    return name in CATALOGUE and CATALOGUE[name].pickle
+
+
+def _download(
+    name: str, broken: hub.Snapshot | None, on_progress: OnProgress | None, gate: MemoryGate | None
+) -> hub.Snapshot:
+    """Download a checkpoint; if the hub cannot be reached, fall back to a cached copy of another commit."""
+    try:
+        return hub.download(
+            name,
+            revision=_pinned_revision(name),
+            allow_pickle=_allows_pickle(name),
+            on_progress=on_progress,
+            check_size=partial(gate.refuse_if_hopeless, name) if gate else None,
+        )
+    except HubUnreachableError:
+        fallback = hub.find(name)
+        if fallback is None or fallback == broken:
+            raise
+        return fallback
+
+
+def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: MemoryGate | None) -> Encoder:
+    device = _admit(name, partial(weight_bytes, snapshot.folder), device, gate)
+    from clipdemo.models.clip.encoder import Origin, TransformersEncoder
+
+    fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
+    origin = Origin(name, snapshot.revision, fingerprint, "hub")
+    return TransformersEncoder(snapshot.folder, origin, allow_pickle=_allows_pickle(name), device=device)
+
+
+def _load_folder(
+    folder: Path, device: str, on_progress: OnProgress | None, gate: MemoryGate | None
+) -> Encoder:
+    if not folder.is_dir():
+        raise CheckpointNotFoundError(f"the folder {folder.name!r} does not exist")
+    if recipes.is_trained(folder):
+        return _load_trained(folder, device, on_progress, gate)
+    try:
+        fingerprint = folder_fingerprint(folder)
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"the files of {folder.name} cannot be read ({error.strerror})"
+        ) from error
+    device = _admit(str(folder), partial(weight_bytes, folder), device, gate)
+    from clipdemo.models.clip.encoder import Origin, TransformersEncoder
+
+    # Visitors see the id: the folder's name rather than the server's path.
+    origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
+    return TransformersEncoder(folder, origin, device=device)
+
+
+def _load_trained(
+    folder: Path, device: str, on_progress: OnProgress | None, gate: MemoryGate | None
+) -> Encoder:
+    name, recipe = str(folder), recipes.read_recipe(folder)
+    check_size = partial(gate.refuse_if_hopeless, name) if gate else None
+    recipes.download_towers(recipe, on_progress, check_size)
+    try:
+        size = recipes.weight_bytes(folder, recipe)
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f"the files of {folder.name} cannot be read ({error.strerror})"
+        ) from error
+    device = _admit(name, lambda _itemsize: size, device, gate)  # float32 on every device
+    from clipdemo.models.trained.encoder import TrainedEncoder
+
+    return TrainedEncoder(folder, device=device)
+
+
+def _admit(name: str, weight_bytes: Callable[[int], int], device: str, gate: MemoryGate | None) -> str:
+    """Pass the gate and import the frameworks.
+
+    Args:
+        name: of the checkpoint.
+        weight_bytes: ``weight_bytes(itemsize)`` returns the size of the weights in bytes.
+        device: as in ``load_encoder``.
+        gate: as in ``load_encoder``.
+
+    Returns:
+        The device to load on.
+    """
+    if gate:
+        gate.refuse_if_hopeless(name, weight_bytes(4))
+    device = pick_device(device)
+    with IMPORT_LOCK:
+        import clipdemo.models.clip.encoder  # noqa: F401 - its time and memory are not the checkpoint's
+
+    if gate:
+        gate.admit(name, weight_bytes(2 if device == "cuda" else 4), device)
+    return device

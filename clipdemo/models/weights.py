@@ -1,86 +1,105 @@
-"""How many bytes a checkpoint's weights take in memory, read off its files without loading them."""
+"""Size, format and fingerprint of a checkpoint's files, read without loading the weights."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_MOST_HEADER = 100_000_000  # what the safetensors library itself reads at most
+_ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+
+
+def has_safetensors(folder: Path) -> bool:
+    """Whether the folder has weights in a format that cannot carry code."""
+    return any(folder.glob("model*.safetensors"))
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of the files directly in a folder: any change means another checkpoint.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        with file.open("rb") as stream:
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def weight_bytes(folder: Path, itemsize: int) -> int:
-    """Bytes of a checkpoint's weights once they are loaded: those in its files, or those its configuration names.
+    """The size of a checkpoint's weights in bytes once they are loaded.
 
-    transformers makes room for weights that are named and lacking before it says so, however many they are.
-
-    Files that cannot be read count as large as they are: whoever loads them says what is wrong.
+    That is the size of the weights in its files, or of those its configuration implies if that is more:
+    transformers allocates weights that are missing in the files before it reports them. A file that cannot be
+    parsed counts with its size on disk; the error is left to the load.
 
     Args:
         folder: with safetensors files or ``pytorch_model.bin``.
-        itemsize: bytes of one number in the dtype they are used in.
+        itemsize: bytes of one number in the dtype of the loaded weights.
     """
-    return max(_in_files(folder, itemsize), itemsize * _named(folder))
+    return max(_bytes_in_files(folder, itemsize), itemsize * _count_configured(folder))
 
 
-def _in_files(folder: Path, itemsize: int) -> int:
-    whole = folder / "model.safetensors"  # beside it may lie variants of it, which nobody reads
-    safe = [whole] if whole.exists() else sorted(folder.glob("model*.safetensors"))
-    if safe:
-        return sum(_safetensors(file, itemsize) for file in safe)
+def _bytes_in_files(folder: Path, itemsize: int) -> int:
+    single = folder / "model.safetensors"  # variants of it next to it are not read
+    files = [single] if single.exists() else sorted(folder.glob("model*.safetensors"))
+    if files:
+        return sum(_safetensors_bytes(file, itemsize) for file in files)
     pickled = folder / "pytorch_model.bin"
-    return pickled.stat().st_size * itemsize // _stored(folder) if pickled.exists() else 0
+    return pickled.stat().st_size * itemsize // _pickled_itemsize(folder) if pickled.exists() else 0
 
 
-def _safetensors(file: Path, itemsize: int) -> int:
-    """The header names each tensor's dtype and place."""
+def _safetensors_bytes(file: Path, itemsize: int) -> int:
+    """Reads the header only, which has the dtype and the offsets of each tensor."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, _MOST_HEADER)))
+            header = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
         total = 0
         for name, tensor in header.items():
             if name != "__metadata__":
                 start, end = tensor["data_offsets"]
-                stored = _BYTES.get(tensor["dtype"])
+                stored = _ITEM_SIZES.get(tensor["dtype"])
                 total += (end - start) * itemsize // stored if stored else end - start
         return int(total)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return file.stat().st_size
 
 
-def _stored(folder: Path) -> int:
-    """Bytes of one stored number, which a pickle does not tell without being read; the configuration may."""
-    config = _config(folder)
+def _pickled_itemsize(folder: Path) -> int:
+    """Bytes of one stored number according to the configuration; the pickle itself is not opened."""
+    config = _read_config(folder)
     dtype = config.get("dtype") or config.get("torch_dtype")
     return 2 if dtype in ("float16", "bfloat16") else 4
 
 
-def _named(folder: Path) -> int:
-    """Weights that the configuration names at least: attention, two layers behind it, the token table."""
-    config = _config(folder)
-    towers = [
-        tower
-        for name in ("text_config", "vision_config")
-        # Old files hold both forms; the second one counts.
-        if isinstance(tower := config.get(f"{name}_dict") or config.get(name), dict)
-    ]
-    return sum(
-        _count(tower, "num_hidden_layers", 12) * (4 * width * width + 2 * width * inner)
-        + _count(tower, "vocab_size", 0) * width
-        for tower in towers
-        for width in [_count(tower, "hidden_size", 512)]
-        for inner in [_count(tower, "intermediate_size", 2048)]
-    )
+def _count_configured(folder: Path) -> int:
+    """A lower bound of the weights in the configuration: attention, MLPs and the token table."""
+    config = _read_config(folder)
+    total = 0
+    for name in ("text_config", "vision_config"):
+        tower = config.get(f"{name}_dict") or config.get(
+            name
+        )  # old files have both; transformers reads the first
+        if not isinstance(tower, dict):
+            continue
+        width = _positive(tower, "hidden_size", 512)
+        inner = _positive(tower, "intermediate_size", 2048)
+        layers = _positive(tower, "num_hidden_layers", 12)
+        total += layers * (4 * width * width + 2 * width * inner)
+        total += _positive(tower, "vocab_size", 0) * width
+    return total
 
 
-def _count(tower: dict[str, object], name: str, least: int) -> int:
-    """A number of the configuration; ``least`` is the smallest one that transformers takes where there is none."""
-    value = tower.get(name, least)
+def _positive(tower: dict[str, object], name: str, default: int) -> int:
+    """A number of the configuration; ``default`` is the smallest that transformers assumes."""
+    value = tower.get(name, default)
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _config(folder: Path) -> dict[str, object]:
+def _read_config(folder: Path) -> dict[str, object]:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):

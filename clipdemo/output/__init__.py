@@ -1,1 +1,1 @@
-"""Results become what people look at and take away. No streamlit here."""
+"""Turns results into charts, pictures, reports and files; must not import streamlit."""

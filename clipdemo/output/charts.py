@@ -1,4 +1,4 @@
-"""Results as Plotly figures; no streamlit here. Every figure states its unit on its axis."""
+"""Results as Plotly figures, each with its unit on an axis; must not import streamlit."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import plotly.graph_objects as go
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import Hit
 
-ACCENT = "#2563eb"  # blue on white and on near-black both pass 3:1, and the colour-blind see it
+ACCENT = "#2563eb"  # contrast above 3:1 on white and on near-black
 FAINT = "#94a3b8"
-ORANGE = "#d97706"  # told from the blue by the colour-blind, too; dashes and diamonds say the same
-DEEP = 30  # ranks that are drawn at even distances
+ORANGE = "#d97706"  # colour-blind people can tell it from the blue; dashes and diamonds repeat it
+LINEAR_UP_TO = 30  # ranks; a longer axis is logarithmic
 HEAD, LINE_HEIGHT, LOG_HEIGHT = 72, 24, 480  # pixels of a bump chart
 
 
 def caption_bars(
     hits: Sequence[Hit], captions: Sequence[str], shares: FloatArray | None, unit: str
 ) -> go.Figure:
-    """Captions of one image as horizontal bars, best on top.
+    """The captions of one image as horizontal bars, best on top.
 
     Args:
         hits: best first.
         captions: the text of each ``Hit.index``.
         shares: (n_captions,) probabilities to draw, or None to draw percentiles.
-        unit: what the bars measure, for the axis.
+        unit: of the bars, for the axis.
     """
     values = [h.whole_percentile if shares is None else 100 * float(shares[h.index]) for h in hits]
-    names = [wrapped(captions[hit.index]) for hit in hits]
+    names = [wrap(captions[hit.index]) for hit in hits]
     figure = go.Figure(
         go.Bar(
             x=values,
@@ -41,7 +41,7 @@ def caption_bars(
             textposition="outside",
             cliponaxis=False,
             customdata=[
-                [wrapped(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.whole_percentile}"] for h in hits
+                [wrap(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.whole_percentile}"] for h in hits
             ],
             hovertemplate="%{customdata[0]}<br>cosine %{customdata[1]}, percentile %{customdata[2]}<extra></extra>",
         )
@@ -64,7 +64,7 @@ def caption_bars(
 
 
 def background_histogram(cosine: float, background: FloatArray) -> go.Figure:
-    """Where a cosine lies among those of unrelated pairs under the same checkpoint."""
+    """A cosine among the cosines of unrelated pairs under the same checkpoint."""
     low = min(float(background.min()), cosine) - 0.02
     high = max(float(background.max()), cosine) + 0.02
     counts, edges = np.histogram(background, bins=40, range=(low, high))
@@ -89,8 +89,8 @@ def background_histogram(cosine: float, background: FloatArray) -> go.Figure:
     return figure
 
 
-def wrapped(text: str, width: int = 28, lines: int = 2) -> str:
-    """Text as Plotly's small HTML, escaped, at most ``lines`` lines of ``width`` characters."""
+def wrap(text: str, width: int = 28, lines: int = 2) -> str:
+    """Escaped text for Plotly labels, of at most ``lines`` lines of ``width`` characters."""
     words, rows = text.split(), [""]
     for word in words:
         piece = word if len(word) <= width else word[: width - 1] + "…"
@@ -99,29 +99,29 @@ def wrapped(text: str, width: int = 28, lines: int = 2) -> str:
         rows[-1] = f"{rows[-1]} {piece}".strip()
     if len(rows) > lines:
         rows = [*rows[: lines - 1], rows[lines - 1][: width - 1] + "…"]
-    # Plotly knows no &quot;, and a quotation mark does no harm between its tags.
+    # Plotly would show &quot; as it is; a quotation mark between tags is harmless.
     return "<br>".join(escape(row, quote=False) for row in rows)
 
 
 def bump_chart(ranks: IntArray, checkpoints: Sequence[str], names: Sequence[str], k: int) -> go.Figure:
-    """How images change places from checkpoint to checkpoint: one line an image, best rank on top.
+    """How the ranks of images change between checkpoints: one line for each image, best rank on top.
 
-    Solid lines are among the first k everywhere; dashed ones only under some.
+    A solid line stays among the first k under every checkpoint; a dotted one does not.
 
     Args:
-        ranks: (n_checkpoints, n_images) 1-based ranks of the images drawn; not all images need be.
-        checkpoints: what people read for each, left to right.
-        names: of the images drawn; untrusted.
-        k: the ranks above the shaded band's end.
+        ranks: (n_checkpoints, n_images) 1-based ranks of the drawn images, which may be a part of all images.
+        checkpoints: titles, left to right.
+        names: of the drawn images; untrusted.
+        k: number of ranks in the shaded band.
     """
     deepest = int(ranks.max(initial=1))
-    logarithmic = deepest > DEEP  # the first places stay apart, however far an image falls
-    columns = [wrapped(name, 16) for name in checkpoints]
+    logarithmic = deepest > LINEAR_UP_TO  # keeps the first ranks apart, however far an image drops
+    columns = [wrap(name, 16) for name in checkpoints]
     figure = go.Figure()
-    for image in np.argsort(-ranks.min(axis=0), kind="stable"):  # the best are drawn last, on top
+    for image in np.argsort(-ranks.min(axis=0), kind="stable"):  # draws the best last, on top
         everywhere = bool((ranks[:, image] <= k).all())
         colour = ACCENT if everywhere else ORANGE
-        places = [f"{columns[n]}: {rank}" for n, rank in enumerate(ranks[:, image])]
+        lines = [f"{column}: {rank}" for column, rank in zip(columns, ranks[:, image], strict=True)]
         figure.add_trace(
             go.Scatter(
                 x=list(range(len(columns))),
@@ -129,13 +129,12 @@ def bump_chart(ranks: IntArray, checkpoints: Sequence[str], names: Sequence[str]
                 mode="lines+markers",
                 line={"color": colour, "width": 3, "dash": "solid" if everywhere else "dot"},
                 marker={"size": 11, "symbol": "circle" if everywhere else "diamond", "color": colour},
-                hovertemplate=f"<b>{wrapped(names[image], 40)}</b><br>{'<br>'.join(places)}<extra></extra>",
+                hovertemplate=f"<b>{wrap(names[image], 40)}</b><br>{'<br>'.join(lines)}<extra></extra>",
                 cliponaxis=False,
             )
         )
     _name_lines(figure, ranks[-1], names, logarithmic=logarithmic)
-    shown = np.log10 if logarithmic else np.asarray
-    ends = [float(shown(deepest + 0.6)), float(shown(0.55))]
+    bottom, top = (float(np.log10(end)) if logarithmic else end for end in (deepest + 0.6, 0.55))
     figure.add_hrect(y0=0.55, y1=k + 0.5, fillcolor=FAINT, opacity=0.18, line_width=0, layer="below")
     steps = [n for n in (1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000) if n <= deepest]
     figure.update_layout(
@@ -151,7 +150,7 @@ def bump_chart(ranks: IntArray, checkpoints: Sequence[str], names: Sequence[str]
         yaxis={
             "title": "rank" + (", logarithmic" if logarithmic else ""),
             "type": "log" if logarithmic else "linear",
-            "range": ends,
+            "range": [bottom, top],
             "tickvals": steps if logarithmic or deepest > 12 else list(range(1, deepest + 1)),
             "fixedrange": True,
             "showgrid": False,
@@ -165,19 +164,19 @@ def bump_chart(ranks: IntArray, checkpoints: Sequence[str], names: Sequence[str]
 
 
 def _name_lines(figure: go.Figure, last: IntArray, names: Sequence[str], *, logarithmic: bool) -> None:
-    """Write each image's name beside the end of its line, except where another one stands already."""
-    free = 0.0
+    """Write each image's name next to the end of its line, unless it would overlap another name."""
+    free_from = 0.0  # pixels from the top
     for image in np.argsort(last, kind="stable"):
         rank = float(last[image])
-        place = LOG_HEIGHT / 2.5 * np.log10(rank) if logarithmic else LINE_HEIGHT * rank
-        if place >= free:
+        height = LOG_HEIGHT / 2.5 * np.log10(rank) if logarithmic else LINE_HEIGHT * rank
+        if height >= free_from:
             figure.add_annotation(
                 x=figure.data[0].x[-1],
                 y=np.log10(rank) if logarithmic else rank,
-                text=wrapped(names[image], 16, 1),
+                text=wrap(names[image], 16, 1),
                 xanchor="left",
                 xshift=12,
                 showarrow=False,
                 align="left",
             )
-            free = place + 15
+            free_from = height + 15

@@ -1,4 +1,4 @@
-"""What people take away as data: rankings and matrices as CSV, embeddings as ``.npz``. No streamlit here."""
+"""Exports rankings, matrices and embeddings as CSV and ``.npz``; must not import streamlit."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 import numpy as np
-import pandas as pd
 
 from clipdemo import similarity
 from clipdemo.scoring.prompts import Query, Templates
@@ -18,21 +18,21 @@ from clipdemo.scoring.score import encode_queries
 from clipdemo.similarity import FloatArray
 from clipdemo.types import Checkpoint, Encoder, Hit, ImageItem
 
-# Japanese editions of Excel run the full-width signs too; tabs and line ends are dropped before a cell is run.
+# Excel drops tabs and line ends before it runs a cell; its Japanese edition also runs full-width signs.
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "\0")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A query with its hits among ``names``.
+    """A query and its ranking.
 
     Attributes:
-        query: the caption or image name that was asked.
+        query: a caption or an image name.
         hits: best first.
-        names: what each ``Hit.index`` is called: image names, or captions.
-        hashes: SHA-256 of each image; empty when captions were ranked.
-        shares: (n,) share or sigmoid of each candidate, or None where it says nothing.
+        names: image names or captions that ``Hit.index`` points into.
+        hashes: SHA-256 of each image; empty when captions are ranked.
+        shares: (n_candidates,) share or sigmoid; None where it is meaningless.
     """
 
     query: str
@@ -42,28 +42,65 @@ class Ranked:
     shares: Sequence[float] | None = None
 
 
-def ranking_csv(rankings: Sequence[Ranked], checkpoint: Checkpoint, templates: Templates) -> bytes:
-    """One row per query and candidate, UTF-8 with a byte-order mark so that spreadsheets read it right."""
-    rows = [
-        {
-            "query": ranking.query,
-            "rank": hit.rank,
-            "name": ranking.names[hit.index],
-            "cosine": round(hit.cosine, 6),
-            "percentile": round(hit.percentile, 2),
-            "sigmoid" if checkpoint.logit_bias is not None else "share": ""
-            if ranking.shares is None
-            else round(float(ranking.shares[hit.index]), 6),
-            "sha256": ranking.hashes[hit.index] if ranking.hashes else "",
-            "checkpoint": checkpoint.id,
-            "revision": checkpoint.revision,
-            "templates": " | ".join(templates.patterns),
-        }
+class CsvWriter:
+    """Writes CSV to a text stream, row by row; text that a spreadsheet would run as a formula is escaped."""
+
+    def __init__(self, out: TextIO, header: Iterable[str], *, line_end: str = "\n") -> None:
+        """Write the header.
+
+        Args:
+            out: opened with ``newline=""``.
+            header: column names; untrusted.
+            line_end: what ends each row.
+        """
+        self._write = csv.writer(out, lineterminator=line_end).writerow
+        self.write(header)
+
+    def write(self, row: Iterable[object]) -> None:
+        """Write one row; None is an empty cell."""
+        self._write([escape_formula(cell) if isinstance(cell, str) else cell for cell in row])
+
+
+def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[object]], *, line_end: str = "\n") -> bytes:
+    """A CSV file in UTF-8 with a byte-order mark, which spreadsheets need to read it right."""
+    out = io.StringIO(newline="")
+    writer = CsvWriter(out, header, line_end=line_end)
+    for row in rows:
+        writer.write(row)
+    return out.getvalue().encode("utf-8-sig")
+
+
+def ranking_csv(rankings: Iterable[Ranked], checkpoint: Checkpoint, templates: Templates) -> bytes:
+    """One row for each query and candidate."""
+    share = "share" if checkpoint.logit_bias is None else "sigmoid"
+    header = [
+        "query",
+        "rank",
+        "name",
+        "cosine",
+        "percentile",
+        share,
+        "sha256",
+        "checkpoint",
+        "revision",
+        "templates",
+    ]
+    origin = checkpoint.id, checkpoint.revision, " | ".join(templates.patterns)
+    rows = (
+        (
+            ranking.query,
+            hit.rank,
+            ranking.names[hit.index],
+            round(hit.cosine, 6),
+            round(hit.percentile, 2),
+            None if ranking.shares is None else round(float(ranking.shares[hit.index]), 6),
+            ranking.hashes[hit.index] if ranking.hashes else None,
+            *origin,
+        )
         for ranking in rankings
         for hit in ranking.hits
-    ]
-    table = pd.DataFrame(rows).map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
-    return table.to_csv(index=False).encode("utf-8-sig")
+    )
+    return csv_bytes(header, rows)
 
 
 def matrix_csv(
@@ -72,27 +109,25 @@ def matrix_csv(
     column_names: Sequence[str],
     notes: Mapping[str, str],
 ) -> bytes:
-    """A row of values per row name, and beside them ``notes`` such as view, checkpoint and templates.
+    """One row of values for each row name, followed by ``notes`` such as view, checkpoint and templates.
 
     Args:
         values: (n_rows, n_columns); nan becomes an empty cell.
-        row_names: untrusted; names may come twice.
-        column_names: untrusted as well.
-        notes: heading -> text, the same in every row.
+        row_names: untrusted; may repeat.
+        column_names: untrusted; may repeat.
+        notes: column name -> text, the same in every row.
     """
-    out = io.StringIO()
-    write = csv.writer(out, lineterminator="\n").writerow
-    write(["", *map(inert, column_names), *notes])
-    for name, row in zip(row_names, values.tolist(), strict=True):
-        numbers = ["" if math.isnan(value) else f"{value:.7g}" for value in row]
-        write([inert(name), *numbers, *map(inert, notes.values())])
-    return out.getvalue().encode("utf-8-sig")
+    rows = (
+        (name, *(None if math.isnan(value) else f"{value:.7g}" for value in row), *notes.values())
+        for name, row in zip(row_names, values.tolist(), strict=True)
+    )
+    return csv_bytes(["", *column_names, *notes], rows)
 
 
-def inert(cell: str) -> str:
-    """The cell with an apostrophe before anything a spreadsheet would run as a formula.
+def escape_formula(cell: str) -> str:
+    """The cell, with an apostrophe before anything that a spreadsheet would run as a formula.
 
-    A plain number such as -1.5 or +3e-5 stays as it is.
+    A plain number such as -1.5 or +3e-5 is not a formula and stays as it is.
     Source: OWASP, "CSV Injection".
     """
     bare = cell.strip(" ")
@@ -104,8 +139,8 @@ def embeddings_npz(
 ) -> bytes:
     """Arrays ``images`` (n, dim) and ``captions`` (m, dim), float32 unit rows, and ``cosine`` (n, m).
 
-    Beside them: ``names``, ``sha256``, ``caption_texts``, ``templates``, ``checkpoint``, ``revision`` and
-    ``fingerprint``. Read it with ``numpy.load(file)``; nothing in it is pickled.
+    The file also has ``names``, ``sha256``, ``caption_texts``, ``templates``, ``checkpoint``, ``revision`` and
+    ``fingerprint``. ``numpy.load(file)`` reads it without unpickling.
     """
     checkpoint = encoder.checkpoint
     rows = encoder.encode_images(items)

@@ -1,4 +1,4 @@
-"""A score matrix as a Plotly heatmap that can be hovered over and clicked; no streamlit here."""
+"""A score matrix as a Plotly heatmap that reacts to hovering and clicks; must not import streamlit."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from clipdemo.output.charts import wrapped
+from clipdemo.output.charts import wrap
+from clipdemo.output.html import inline_script_hashes, render
 from clipdemo.scoring.matrix import COLOURS, Sheet
 from clipdemo.similarity import FloatArray
 
-FEW_CELLS = 150  # so many numbers can be read in one picture
-TARGETS = 1  # the trace of a figure whose points are the cells that can be clicked
-CLEAR = "rgba(0,0,0,0)"
-_UNSEEN = {
+FEW_CELLS = 150  # up to here the cells show their numbers
+TARGETS = 1  # index of the trace whose points are the clickable cells
+_TRANSPARENT = "rgba(0,0,0,0)"
+_INVISIBLE = {
     "xaxis": "x2",
     "yaxis": "y2",
     "mode": "markers",
@@ -30,14 +31,14 @@ _UNSEEN = {
 
 @dataclass(frozen=True)
 class Axis:
-    """What stands along one side of a heatmap.
+    """The rows or columns of a heatmap.
 
     Attributes:
-        names: of the rows or columns, in the order shown; untrusted.
-        strip: data URI of the thumbnails in that order, squares of one size in a single picture, or None.
-        cell: pixels one row takes; for columns, the least one may take.
-        wrapped: whether the names stand upright in a few lines, rather than sideways in one.
-        labelled: whether there is room for names at all.
+        names: in the order shown; untrusted.
+        strip: data URI of one picture of the thumbnails in that order, squares of one size; None without.
+        cell: height of a row or least width of a column, in pixels.
+        wrapped: whether column names are upright in a few lines instead of sideways in one.
+        labelled: whether names are shown.
     """
 
     names: Sequence[str]
@@ -48,26 +49,26 @@ class Axis:
 
     @property
     def length(self) -> int:
-        """Pixels all rows or columns take together."""
+        """Pixels of all rows or columns together."""
         return self.cell * len(self.names)
 
 
 def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Sequence[FloatArray]) -> go.Figure:
-    """A score matrix as coloured cells; each cell can be hovered over and clicked.
+    """A score matrix as coloured cells that react to hovering and clicks.
 
-    Plotly's heatmaps give no selection event, so an invisible scatter of the cells' centres lies above:
-    point ``row * n_columns + column`` of trace ``TARGETS``. Only one marker is drawn (``maxdisplayed``): hovering and selecting
-    go by distance, and thousands of drawn markers would make the page crawl.
+    Plotly's heatmaps lack a selection event, so an invisible scatter of the cells' centres lies above: point
+    ``row * n_columns + column`` of trace ``TARGETS``. Plotly draws only one of its markers (``maxdisplayed``),
+    because thousands would slow the page down; hovering and selecting go by distance.
 
     Args:
         sheet: (n_rows, n_columns) values in the order shown, with their colour range.
         rows: top to bottom.
         columns: left to right.
-        title: names the checkpoint beside the unit; one colour scale never serves two checkpoints.
-        extra: (n_rows, n_columns) cosines and, where there is a background, percentiles, for the hover text.
+        title: names the checkpoint; a colour scale applies to one checkpoint only.
+        extra: (n_rows, n_columns) cosines and optionally percentiles, for the hover text.
     """
     few = sheet.values.size <= FEW_CELLS
-    gap = 2 if few else 0  # without gaps Plotly draws one pixel a cell and lets the browser stretch it
+    gap = 2 if few else 0  # without gaps Plotly draws one pixel for each cell, which the browser scales up
     left, top = _row_margin(rows), _column_margin(columns)
     figure = go.Figure(
         [
@@ -84,7 +85,7 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
                 colorbar=_colour_bar(sheet, rows.length + top + 8),
             ),
             _targets(sheet, extra),
-            _with_itself(sheet),
+            _diagonal(sheet),
         ]
     )
     figure.update_layout(
@@ -92,72 +93,73 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
         yaxis=_axis(rows, range=[len(rows.names) - 0.5, -0.5]),
         xaxis2=_full_names(columns, overlaying="x", matches="x"),
         yaxis2=_full_names(rows, overlaying="y", matches="y"),
-        images=[_strip(rows, down=True), _strip(columns, down=False)],
+        images=[
+            _strip(axis, down=down)
+            for axis, down in ((rows, True), (columns, False))
+            if axis.strip is not None
+        ],
         annotations=[_heading(f"{sheet.unit}, {title}", top)],
         height=rows.length + top + 8,
-        margin={"l": left, "r": _right(left, columns), "t": top, "b": 8, "pad": 0},
+        margin={"l": left, "r": _right_margin(left, columns), "t": top, "b": 8, "pad": 0},
         hovermode="closest",
         hoverdistance=-1,
         hoverlabel={"align": "left"},
         showlegend=False,
-        plot_bgcolor=CLEAR,
+        plot_bgcolor=_TRANSPARENT,
     )
-    figure.layout.images = [image for image in figure.layout.images if image.source]
     return figure
 
 
 def heatmap_width(rows: Axis, columns: Axis) -> int:
-    """Pixels a heatmap needs at least."""
+    """The least width of a heatmap in pixels."""
     left = _row_margin(rows)
-    return left + columns.length + _right(left, columns)
+    return left + columns.length + _right_margin(left, columns)
 
 
-def one_file_html(figure: go.Figure, title: str, note: str) -> bytes:
-    """The figure as a page that opens offline: plotly.js is inside, and nothing is fetched.
+def heatmap_html(figure: go.Figure, title: str, note: str) -> str:
+    """The figure as one HTML file with plotly.js inside, which opens offline and makes no request.
 
     Args:
-        figure: any.
+        figure: any figure.
         title: names what is shown and the checkpoint; untrusted.
         note: a line below the figure; untrusted.
     """
     chart = figure.to_html(
         full_html=False, include_plotlyjs=True, include_mathjax=False, config={"displaylogo": False}
     )
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{escape(title)}</title>"
-        "<meta name='viewport' content='width=device-width'></head>"
-        "<body style='font-family:sans-serif;color:#1f2430;background:#fff;margin:24px'>"
-        f"<h1 style='font-size:1.3rem'>{escape(title)}</h1>{chart}<p>{escape(note)}</p></body></html>"
-    ).encode()
+    hashes = inline_script_hashes(chart)
+    return render("matrix.html", title=title, chart=chart, script_hashes=hashes, note=note)
 
 
 def _targets(sheet: Sheet, extra: Sequence[FloatArray]) -> go.Scatter:
-    """Where the cells are, for the pointer; what is hovered over is told by the axes' full names."""
+    """The points to hover over and click; the hover text takes its names from the invisible axes."""
     count, across = sheet.values.shape
     row, column = np.divmod(np.arange(count * across), max(1, across))
-    told = "".join(
+    extras = "".join(
         f"<br>{name} %{{customdata[{n}]:{form}}}"
         for n, (name, form) in enumerate([("cosine", ".3f"), ("percentile", ".0f")][: len(extra)], start=1)
     )
-    shown = (
+    value = (
         ""
         if sheet.unit in {"cosine", "percentile"}
         else f"<br>{sheet.unit}: %{{customdata[0]:.{sheet.decimals}f}}"
     )
-    solid = ~np.isnan(sheet.values.ravel())  # a thing with itself is no cell
+    defined = ~np.isnan(sheet.values.ravel())  # moves empty cells out of reach
     return go.Scatter(
-        x=np.where(solid, column, -9),
+        x=np.where(defined, column, -9),
         y=row,
         customdata=np.stack([np.nan_to_num(part).ravel() for part in (sheet.values, *extra)], axis=1),
-        hovertemplate=f"<b>%{{y}}</b><br>%{{x}}{shown}{told}<extra></extra>",
-        **_UNSEEN,
+        hovertemplate=f"<b>%{{y}}</b><br>%{{x}}{value}{extras}<extra></extra>",
+        **_INVISIBLE,
     )
 
 
-def _with_itself(sheet: Sheet) -> go.Scatter:
-    """The empty cells, so that the pointer over one does not tell its neighbour's number."""
+def _diagonal(sheet: Sheet) -> go.Scatter:
+    """The empty cells: hovering over one shows "with itself" and not its neighbour's number."""
     row, column = np.nonzero(np.isnan(sheet.values))
-    return go.Scatter(x=column, y=row, hovertemplate="<b>%{y}</b><br>with itself<extra></extra>", **_UNSEEN)
+    return go.Scatter(
+        x=column, y=row, hovertemplate="<b>%{y}</b><br>with itself<extra></extra>", **_INVISIBLE
+    )
 
 
 def _numbers(sheet: Sheet) -> list[list[str]]:
@@ -183,7 +185,7 @@ def _heading(text: str, top: int) -> dict[str, Any]:
 
 
 def _colour_bar(sheet: Sheet, height: int) -> dict[str, Any]:
-    """A bar above the columns, its numbers those of the view and not positions on the scale."""
+    """A bar above the columns, labelled with values instead of positions on the scale."""
     steps = abs(sheet.high - sheet.low) if sheet.decimals == 0 else 4
     places = np.linspace(0, 1, 1 + int(min(4, max(1, steps))))
     values = sheet.low + places * (sheet.high - sheet.low)
@@ -205,8 +207,8 @@ def _colour_bar(sheet: Sheet, height: int) -> dict[str, Any]:
     }
 
 
-def _right(left: int, columns: Axis) -> int:
-    """Room on the right: thumbnails keep their columns square, however much wider the colour bar is."""
+def _right_margin(left: int, columns: Axis) -> int:
+    """Pixels on the right: columns with thumbnails stay square even if the colour bar is wider."""
     return max(8, 360 - left - columns.length) if columns.strip else 8
 
 
@@ -223,9 +225,9 @@ def _column_margin(columns: Axis) -> int:
 
 
 def _axis(axis: Axis, **more: Any) -> dict[str, Any]:
-    """One side of the heatmap with short names; clear ticks keep them off the thumbnails."""
+    """An axis with short names; transparent ticks keep the names off the thumbnails."""
     names = [
-        wrapped(name, 14, 3) if axis.wrapped else _short(name, 30 if "side" in more else 15)
+        wrap(name, 14, 3) if axis.wrapped else _short(name, 30 if "side" in more else 15)
         for name in axis.names
     ]
     return {
@@ -235,7 +237,7 @@ def _axis(axis: Axis, **more: Any) -> dict[str, Any]:
         "tickfont": {"size": 11},
         "ticks": "outside",
         "ticklen": 4 + (min(axis.cell, 48) if axis.strip else 0),
-        "tickcolor": CLEAR,
+        "tickcolor": _TRANSPARENT,
         "range": [-0.5, len(names) - 0.5],
         "fixedrange": True,
         "showgrid": False,
@@ -246,10 +248,10 @@ def _axis(axis: Axis, **more: Any) -> dict[str, Any]:
 
 
 def _full_names(axis: Axis, **more: Any) -> dict[str, Any]:
-    """An unseen axis on the same place, whose names are whole: the hover text takes them from here."""
+    """An invisible axis in the same place with the full names, for the hover text."""
     return {
         "tickvals": list(range(len(axis.names))),
-        "ticktext": [wrapped(name, 60, 12) for name in axis.names],
+        "ticktext": [wrap(name, 60, 12) for name in axis.names],
         "showticklabels": False,
         "showgrid": False,
         "zeroline": False,
@@ -261,7 +263,7 @@ def _full_names(axis: Axis, **more: Any) -> dict[str, Any]:
 
 
 def _strip(axis: Axis, *, down: bool) -> dict[str, Any]:
-    """All thumbnails of a side as one picture beside the cells."""
+    """The thumbnails of an axis as one picture next to the cells."""
     along = {"y" if down else "x": -0.5, "sizey" if down else "sizex": len(axis.names)}
     across = (
         {"xref": "paper", "yref": "y", "x": 0, "sizex": 1, "xanchor": "right", "yanchor": "top"}
@@ -272,7 +274,7 @@ def _strip(axis: Axis, *, down: bool) -> dict[str, Any]:
 
 
 def _short(text: str, room: int) -> str:
-    """Text in one line of at most ``room`` letters, wide letters counting twice, escaped and isolated."""
+    """Escaped text in one line of at most ``room`` letters; wide letters count twice."""
     line, used = "", 0
     for letter in " ".join(text.split()):
         used += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
@@ -280,4 +282,4 @@ def _short(text: str, room: int) -> str:
             line += "…"
             break
         line += letter
-    return f"\u2068{escape(line, quote=False)}\u2069"  # isolated: it may run right to left
+    return f"\u2068{escape(line, quote=False)}\u2069"  # isolates text that runs right to left

@@ -1,4 +1,4 @@
-"""Results drawn with Pillow: the grid of a ranking and a score matrix, as PNG. No streamlit here."""
+"""Draws rankings, score matrices and contact sheets as PNG with Pillow; must not import streamlit."""
 
 from __future__ import annotations
 
@@ -13,99 +13,196 @@ from clipdemo.scoring.matrix import COLOURS, Sheet
 from clipdemo.similarity import FloatArray
 from clipdemo.types import Hit, ImageItem
 
-_TILE, _GAP, _TEXT = 260, 16, 54
+_TILE, _GAP = 260, 16  # pixels: side of a picture, room around it
+_HEADING = 56
 _INK, _FAINT, _PAPER, _WARNING = "#1f2430", "#667085", "#ffffff", "#b54708"
 # Fonts with more letters than Pillow's own, where the machine has one.
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf")
 
 
+@dataclass(frozen=True)
+class Tile:
+    """One picture of a contact sheet, and the text below it.
+
+    Attributes:
+        thumbnail: JPEG bytes; empty without a picture.
+    """
+
+    thumbnail: bytes
+    caption: str
+    score: str
+    flag: str
+
+
+@dataclass(frozen=True)
+class MatrixLabels:
+    """The text and pictures around a drawn matrix.
+
+    Attributes:
+        row_names: top to bottom.
+        column_names: left to right; written sideways.
+        title: the heading.
+        footer: says under which checkpoint and templates the values hold.
+        row_thumbnails: JPEG bytes of each row; None where rows are captions.
+    """
+
+    row_names: Sequence[str]
+    column_names: Sequence[str]
+    title: str
+    footer: str
+    row_thumbnails: Sequence[bytes] | None = None
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One line of text below a picture; ``top`` is its distance from the picture in pixels."""
+
+    text: str
+    top: int
+    size: int
+    ink: str = _INK
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """JPEG bytes (or none), and the lines below them."""
+
+    thumbnail: bytes
+    lines: Sequence[_Line]
+
+
 def grid_png(
     sections: Sequence[tuple[str, Sequence[Hit]]], items: Sequence[ImageItem], footer: str, columns: int = 5
 ) -> bytes:
-    """Rankings as one picture on white: a heading and its tiles for each section, ``footer`` below.
+    """Rankings as one picture: a heading and its tiles for each section, ``footer`` below.
 
     Args:
         sections: (heading, hits) of each ranking, top to bottom.
         items: what ``Hit.index`` points into.
         footer: says under which checkpoint and templates the scores hold.
-        columns: tiles in a row.
+        columns: most tiles in a row.
     """
-    tile = _TILE + _TEXT + _GAP
-    columns = max([1, *(min(columns, len(hits)) for _, hits in sections)])
-    heights = [56 + -(-len(hits) // columns) * tile for _, hits in sections]
-    width = max(640, columns * (_TILE + _GAP) + _GAP)
+    pictures = [
+        (heading, [_ranked_picture(hit, items[hit.index]) for hit in hits]) for heading, hits in sections
+    ]
+    return _pictures_png(pictures, footer, columns, text_height=54)
+
+
+def contact_sheet_png(tiles: Sequence[Tile], footer: str, columns: int = 5) -> bytes:
+    """Tiles in rows, ``footer`` below: each picture with its caption, score and flag."""
+    return _pictures_png([("", [_tile_picture(tile) for tile in tiles])], footer, columns, text_height=88)
+
+
+def _ranked_picture(hit: Hit, item: ImageItem) -> _Picture:
+    score = f"cosine {hit.cosine:.3f} · percentile {hit.whole_percentile}"
+    return _Picture(item.thumbnail, [_Line(f"{hit.rank}  {item.name}", 6, 17), _Line(score, 28, 15, _FAINT)])
+
+
+def _tile_picture(tile: Tile) -> _Picture:
+    first, second = _two_lines(tile.caption, 16, _TILE)
+    return _Picture(
+        tile.thumbnail,
+        [
+            _Line(first, 6, 16),
+            _Line(second, 26, 16),
+            _Line(tile.score, 48, 14, _FAINT),
+            _Line(tile.flag, 66, 14, _WARNING),
+        ],
+    )
+
+
+def _pictures_png(
+    sections: Sequence[tuple[str, Sequence[_Picture]]], footer: str, columns: int, text_height: int
+) -> bytes:
+    """Pictures in rows on white, section by section; a section without a heading starts at the top."""
+    columns = max([1, *(min(columns, len(pictures)) for _, pictures in sections)])
+    across, down = _TILE + _GAP, _TILE + _GAP + text_height
+    heads = [_HEADING if heading else _GAP for heading, _ in sections]
+    heights = [
+        head + -(-len(pictures) // columns) * down
+        for head, (_, pictures) in zip(heads, sections, strict=True)
+    ]
+    width = max(640, columns * across + _GAP)
     canvas = Image.new("RGB", (width, sum(heights) + 40), _PAPER)
     draw = ImageDraw.Draw(canvas)
     top = 0
-    for (heading, hits), height in zip(sections, heights, strict=True):
+    for head, height, (heading, pictures) in zip(heads, heights, sections, strict=True):
         write_line(draw, (_GAP, top + 16), heading, 24, width - 2 * _GAP)
-        for place, hit in enumerate(hits):
-            corner = _GAP + place % columns * (_TILE + _GAP), top + 56 + place // columns * tile
-            _draw_tile(canvas, draw, corner, hit, items[hit.index])
+        for place, picture in enumerate(pictures):
+            row, column = divmod(place, columns)
+            _draw_picture(canvas, draw, (_GAP + column * across, top + head + row * down), picture)
         top += height
     write_line(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
+    return png_bytes(canvas)
 
 
-def matrix_png(  # noqa: PLR0913 - a drawing has many captions; all but three go by name
-    values: FloatArray,
-    row_names: Sequence[str],
-    column_names: Sequence[str],
-    *,
-    row_thumbnails: Sequence[bytes] | None = None,
-    title: str,
-    footer: str,
-    unit: str,
-    ends: tuple[float, float] | None = None,
-    decimals: int = 2,
-) -> bytes:
-    """A matrix as one picture on white: cells, names, thumbnails, a colour bar with its numbers.
+def _draw_picture(
+    canvas: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], picture: _Picture
+) -> None:
+    """Draw the picture in the middle of its square, and its lines below."""
+    left, top = corner
+    if picture.thumbnail:
+        with Image.open(io.BytesIO(picture.thumbnail), formats=["JPEG"]) as thumbnail:
+            fitted = ImageOps.contain(thumbnail.convert("RGB"), (_TILE, _TILE))
+        canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
+    for line in picture.lines:
+        write_line(draw, (left, top + _TILE + line.top), line.text, line.size, _TILE, line.ink)
+
+
+def _two_lines(text: str, size: int, room: int) -> tuple[str, str]:
+    """As many words as fit ``room`` pixels, and the rest."""
+    words, font = text[:400].split(), _font(size)
+    fits = 1
+    while fits < len(words) and font.getlength(" ".join(words[: fits + 1])) <= room:
+        fits += 1
+    return " ".join(words[:fits]), " ".join(words[fits:])
+
+
+def cosine_sheet(values: FloatArray) -> Sheet:
+    """A matrix of cosines with two decimals, coloured from its lowest to its highest value.
 
     Args:
-        values: (n_rows, n_columns); nan is drawn as paper. Up to 200 x 200 stay readable.
-        row_names: top to bottom.
-        column_names: left to right; written sideways.
-        row_thumbnails: JPEG bytes of each row, or None where rows are words.
-        title: the heading.
-        footer: says under which checkpoint and templates the values hold.
-        unit: what the values are, beside the colour bar.
-        ends: values at the dull and the bright end of the colours; smallest and largest if None.
-        decimals: digits after the point in the cells and on the bar.
+        values: (n_rows, n_columns); may be empty.
     """
-    seen = values[~np.isnan(values)]
-    low, high = ends or ((float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0))
-    sheet = Sheet(values.astype(np.float32), unit, low, high, decimals)
-    count, across = values.shape
+    defined = values[~np.isnan(values)]
+    low, high = (float(defined.min()), float(defined.max())) if defined.size else (0.0, 1.0)
+    return Sheet(values.astype(np.float32), "cosine", low, high, 2)
+
+
+def matrix_png(sheet: Sheet, labels: MatrixLabels) -> bytes:
+    """A matrix as one picture on white: cells, names, thumbnails, and a colour bar with its numbers.
+
+    Args:
+        sheet: (n_rows, n_columns); nan stays white. Up to 200 x 200 stay readable.
+        labels: the text and pictures around it.
+    """
+    count, across = sheet.values.shape
+    thumbnails = labels.row_thumbnails
     cell = int(np.clip(1600 // max(1, count, across), 16, 56))
     wide = cell if across > 12 else 84
-    left, top = _GAP + 190 + (cell if row_thumbnails else 0), 290
+    left, top = _GAP + 190 + (cell if thumbnails else 0), 290
     width = max(760, left + across * wide + _GAP)
     canvas = Image.new("RGB", (width, top + count * cell + 56), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    write_line(draw, (_GAP, 14), title, 24, width - 2 * _GAP)
+    write_line(draw, (_GAP, 14), labels.title, 24, width - 2 * _GAP)
     _draw_bar(canvas, draw, sheet)
-    if values.size:
+    if sheet.values.size:
         cells = _coloured(sheet).resize((across * wide, count * cell), Image.Resampling.NEAREST)
         canvas.paste(cells, (left, top))
-    for row, name in enumerate(row_names):
-        middle = top + row * cell + cell // 2 - 8
-        write_line(draw, (_GAP, middle), name, 13, 180)
-        if row_thumbnails:
-            canvas.paste(_square(row_thumbnails[row], cell), (left - cell, top + row * cell))
-    for column, name in enumerate(column_names):
-        _write_up(canvas, (left + column * wide + wide // 2 - 9, top - 6), name)
+    for row, name in enumerate(labels.row_names):
+        write_line(draw, (_GAP, top + row * cell + cell // 2 - 8), name, 13, 180)
+        if thumbnails:
+            canvas.paste(_square(thumbnails[row], cell), (left - cell, top + row * cell))
+    for column, name in enumerate(labels.column_names):
+        _write_sideways(canvas, (left + column * wide + wide // 2 - 9, top - 6), name)
     if wide >= 40 and cell >= 20:
         _write_numbers(draw, sheet, (left, top), (wide, cell))
-    write_line(draw, (_GAP, canvas.height - 34), footer, 14, width - 2 * _GAP, _FAINT)
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
+    write_line(draw, (_GAP, canvas.height - 34), labels.footer, 14, width - 2 * _GAP, _FAINT)
+    return png_bytes(canvas)
 
 
 def _coloured(sheet: Sheet) -> Image.Image:
-    """One pixel a cell, between the colours of the scale; paper where there is no value."""
+    """One pixel for each cell, interpolated on the colour scale; white where a value is nan."""
     stops = np.array([[int(colour[n : n + 2], 16) for n in (1, 3, 5)] for colour in COLOURS])
     places = np.linspace(0, 1, len(stops))
     positions = sheet.positions()
@@ -115,7 +212,7 @@ def _coloured(sheet: Sheet) -> Image.Image:
 
 
 def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, sheet: Sheet) -> None:
-    """The colours from dull to bright, the unit above and the numbers below."""
+    """The colour scale with its unit above and its numbers below."""
     left, top, width = _GAP, 78, 320
     write_line(draw, (left, top - 24), sheet.unit, 15, width)
     ramp = Sheet(np.linspace(0, 1, width, dtype=np.float32)[None], "", 0.0, 1.0, 0)
@@ -131,8 +228,8 @@ def _draw_bar(canvas: Image.Image, draw: ImageDraw.ImageDraw, sheet: Sheet) -> N
         )
 
 
-def _write_up(canvas: Image.Image, foot: tuple[int, int], text: str) -> None:
-    """A line of text that reads from bottom to top and ends at most 160 pixels above ``foot``."""
+def _write_sideways(canvas: Image.Image, foot: tuple[int, int], text: str) -> None:
+    """Write a line that reads upwards from ``foot`` and takes at most 160 pixels."""
     line = Image.new("RGB", (160, 18), _PAPER)
     write_line(ImageDraw.Draw(line), (0, 1), text, 13, 160)
     canvas.paste(line.rotate(90, expand=True), (foot[0], foot[1] - 160))
@@ -141,22 +238,22 @@ def _write_up(canvas: Image.Image, foot: tuple[int, int], text: str) -> None:
 def _write_numbers(
     draw: ImageDraw.ImageDraw, sheet: Sheet, corner: tuple[int, int], cell: tuple[int, int]
 ) -> None:
-    """The value in the middle of each cell, dark on bright and light on dull."""
+    """Write the value into the middle of each cell, dark on bright and white on dark."""
     positions = sheet.positions()
     for (row, column), value in np.ndenumerate(sheet.values):
         if not np.isnan(value):
             ink = _INK if positions[row, column] > 0.55 else _PAPER
-            at = corner[0] + (column + 0.5) * cell[0], corner[1] + (row + 0.5) * cell[1]
-            draw.text(at, f"{value:.{sheet.decimals}f}", ink, _font(13), anchor="mm")
+            middle = corner[0] + (column + 0.5) * cell[0], corner[1] + (row + 0.5) * cell[1]
+            draw.text(middle, f"{value:.{sheet.decimals}f}", ink, _font(13), anchor="mm")
 
 
 def thumbnail_strip(thumbnails: Sequence[bytes], tile: int, *, down: bool) -> bytes:
-    """Thumbnails as one row or column of squares, the middle of each: a single picture loads fast.
+    """The centres of thumbnails as one row or column of squares: a single picture loads fast.
 
     Args:
-        thumbnails: JPEG bytes, in order.
+        thumbnails: JPEG bytes.
         tile: side of a square in pixels.
-        down: whether they stand below each other.
+        down: a column instead of a row.
 
     Returns:
         JPEG bytes.
@@ -171,36 +268,30 @@ def thumbnail_strip(thumbnails: Sequence[bytes], tile: int, *, down: bool) -> by
 
 
 def _square(thumbnail: bytes, side: int) -> Image.Image:
-    """The middle of a thumbnail, ``side`` pixels wide and high."""
+    """The centre of a thumbnail, ``side`` pixels wide and high."""
     with Image.open(io.BytesIO(thumbnail), formats=["JPEG"]) as opened:
         opened.draft("RGB", (side, side))
         return ImageOps.fit(opened.convert("RGB"), (side, side), Image.Resampling.BILINEAR, bleed=0.0)
 
 
-def _draw_tile(
-    canvas: Image.Image, draw: ImageDraw.ImageDraw, corner: tuple[int, int], hit: Hit, item: ImageItem
-) -> None:
-    left, top = corner
-    with Image.open(io.BytesIO(item.thumbnail), formats=["JPEG"]) as thumbnail:
-        fitted = thumbnail.convert("RGB")
-    fitted.thumbnail((_TILE, _TILE))
-    canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
-    write_line(draw, (left, top + _TILE + 6), f"{hit.rank}  {item.name}", 17, _TILE)
-    score = f"cosine {hit.cosine:.3f} · percentile {hit.whole_percentile}"
-    write_line(draw, (left, top + _TILE + 28), score, 15, _TILE, _FAINT)
+def png_bytes(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
 
 
 def write_line(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, room: int, ink: str = _INK
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, size: int, room: int, ink: str = _INK
 ) -> None:
-    """One line of text, cut off with an ellipsis where it would need more than ``room`` pixels."""
+    """Write one line of text; one wider than ``room`` pixels ends in an ellipsis."""
     font = _font(size)
     line = " ".join(text.split())
     if draw.textlength(line, font) > room:
         while line and draw.textlength(line + "…", font) > room:
             line = line[:-1]
         line += "…"
-    draw.text(at, line, fill=ink, font=font)
+    draw.text(corner, line, fill=ink, font=font)
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -210,46 +301,3 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         except OSError:
             continue
     return ImageFont.load_default(size)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One picture of a contact sheet: JPEG bytes (or none), and the lines below it."""
-
-    thumbnail: bytes
-    caption: str
-    score: str
-    flag: str
-
-
-def contact_sheet_png(tiles: Sequence[Tile], footer: str, columns: int = 5) -> bytes:
-    """Tiles in rows on white, ``footer`` below: each picture with its caption, score and flag."""
-    columns = max(1, min(columns, len(tiles)))
-    tile, text = _TILE + _GAP, 88
-    width = max(640, columns * tile + _GAP)
-    canvas = Image.new("RGB", (width, _GAP + -(-len(tiles) // columns) * (tile + text) + 40), _PAPER)
-    draw = ImageDraw.Draw(canvas)
-    for place, one in enumerate(tiles):
-        left, top = _GAP + place % columns * tile, _GAP + place // columns * (tile + text)
-        if one.thumbnail:
-            with Image.open(io.BytesIO(one.thumbnail), formats=["JPEG"]) as thumbnail:
-                fitted = ImageOps.contain(thumbnail.convert("RGB"), (_TILE, _TILE))
-            canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
-        first, second = _two_lines(draw, one.caption, 16, _TILE)
-        write_line(draw, (left, top + _TILE + 6), first, 16, _TILE)
-        write_line(draw, (left, top + _TILE + 26), second, 16, _TILE)
-        write_line(draw, (left, top + _TILE + 48), one.score, 14, _TILE, _FAINT)
-        write_line(draw, (left, top + _TILE + 66), one.flag, 14, _TILE, _WARNING)
-    write_line(draw, (_GAP, canvas.height - 28), footer, 14, width - 2 * _GAP, _FAINT)
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
-
-
-def _two_lines(draw: ImageDraw.ImageDraw, text: str, size: int, room: int) -> tuple[str, str]:
-    """As many words as fit ``room`` pixels, and the rest."""
-    words = text[:400].split()
-    fits = 1
-    while fits < len(words) and draw.textlength(" ".join(words[: fits + 1]), _font(size)) <= room:
-        fits += 1
-    return " ".join(words[:fits]), " ".join(words[fits:])

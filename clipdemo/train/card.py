@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from clipdemo.output.pictures import write_line
+from clipdemo.output.pictures import png_bytes, write_line
 from clipdemo.train.loop import History, Settings
 
 CARD, CURVES = "README.md", "curves.png"
@@ -25,9 +24,7 @@ def curves_png(history: History) -> bytes:
     recalls = [100 * epoch.recall for epoch in history.epochs]
     _curve(draw, 0, "mean loss of each epoch", losses, history.best)
     _curve(draw, _HIGH, "validation recall after each epoch, % (mean of @1, @5, @10)", recalls, history.best)
-    out = io.BytesIO()
-    canvas.save(out, "PNG")
-    return out.getvalue()
+    return png_bytes(canvas)
 
 
 def _curve(draw: ImageDraw.ImageDraw, top: int, title: str, values: Sequence[float], best: int) -> None:

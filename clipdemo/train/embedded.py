@@ -17,9 +17,10 @@ from clipdemo import similarity
 from clipdemo.images.locate import folder_locator
 from clipdemo.limits import Limits
 from clipdemo.models.embedded import conse, projection
-from clipdemo.models.embedded.encoder import FEATURES, EmbeddedEncoder
+from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.embedded.projection import Projection
-from clipdemo.models.trained import encoder as trained
+from clipdemo.models.embedded.towers import FEATURE_DIM
+from clipdemo.models.trained import features as tower_features
 from clipdemo.models.trained.towers import EmbeddedImageTower
 from clipdemo.scoring.retrieval import CUTS, rank_pairs, recall_at_k
 from clipdemo.similarity import FloatArray, IntArray
@@ -60,7 +61,7 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
     cache, cpu = FeatureCache(tower.fingerprint, tower.dim), torch.device("cpu")
 
     def take(items: Sequence[ImageItem]) -> None:
-        rows = trained.image_features(tower, items, cpu).numpy()
+        rows = tower_features.image_features(tower, items, cpu).numpy()
         cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
     table, locate = open_table(path.name, lambda: path.open("rb")), folder_locator(path.parent, limits)
@@ -68,7 +69,7 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
     kept = found.pairs[found.split[found.pairs[:, 0]] != SPLITS.index("test")]
     images, image_of = np.unique(kept[:, 0], return_inverse=True)
     captions, caption_of = np.unique(kept[:, 1], return_inverse=True)
-    features = cache.rows([found.sha256[image] for image in images])[:, :FEATURES]
+    features = cache.rows([found.sha256[image] for image in images])[:, :FEATURE_DIM]
     with torch.inference_mode():
         logits = tower.model._fc(torch.from_numpy(features[:, :1280].copy())).numpy()
     sentences = EmbeddedEncoder().encode_sentences([found.captions[caption] for caption in captions])
@@ -96,7 +97,7 @@ def learn(
     targets = np.zeros((len(features), conse.DIM), np.float32)
     np.add.at(targets, pairs[:, 0], captions[pairs[:, 1]])
     targets = similarity.unit(targets)
-    rows = projection.standardised(blocks, mean, spread)
+    rows = projection.standardise(blocks, mean, spread)
     gram = rows @ rows.T  # (n, n): fewer photographs than inputs
     gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
     weights = rows.T @ np.linalg.solve(gram, targets - targets.mean(axis=0))

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from clipdemo.errors import SettingError
 from clipdemo.models.clip.encoder import TransformersEncoder
 from clipdemo.models.load import load_encoder
-from clipdemo.models.trained.encoder import to_device
+from clipdemo.models.trained.features import to_device
 from clipdemo.models.trained.heads import MAX_SCALE
 from clipdemo.similarity import IntArray
 from clipdemo.train.learner import Photographs, learning, parameter_groups
@@ -29,9 +29,6 @@ from clipdemo.train.loss import sigmoid_loss, softmax_loss
 
 ADAPTS = ("heads", "lora")
 RANK, ALPHA = 8, 16.0
-ADAPTED = ("q_proj", "v_proj")  # Hu et al. 2021, section 4.2: queries and values
-# What turns a tower's last layer into an embedding: CLIP's projections, SigLIP's pooling and projection.
-HEADS = ("visual_projection", "text_projection", "vision_model.head", "text_model.head")
 
 
 class LowRank(nn.Module):
@@ -87,7 +84,7 @@ class WholeLearner(nn.Module):
             self._insert_adapters()
         else:
             for name, module in self.model.named_modules():
-                if name in HEADS:
+                if name in base.family.heads:
                     module.requires_grad_(True)
         self.log_scale: Tensor = self.model.logit_scale.requires_grad_(True)
         self._bias: Tensor | None = getattr(self.model, "logit_bias", None)
@@ -154,7 +151,7 @@ class WholeLearner(nn.Module):
     def _insert_adapters(self) -> None:
         for parent in list(self.model.modules()):
             for name, child in list(parent.named_children()):
-                if name in ADAPTED and isinstance(child, nn.Linear):
+                if name in self._base.family.lora_layers and isinstance(child, nn.Linear):
                     adapter = LowRank(child)
                     setattr(parent, name, adapter)
                     self._adapters.append((parent, name, adapter))

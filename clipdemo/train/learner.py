@@ -17,7 +17,7 @@ from clipdemo.images import sources
 from clipdemo.images.decode import decode_image
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.models.trained import encoder as trained
+from clipdemo.models.trained import features as tower_features
 from clipdemo.models.trained import folder as trained_folder
 from clipdemo.similarity import IntArray
 from clipdemo.train.loss import softmax_loss
@@ -165,7 +165,7 @@ class DualLearner(nn.Module):
             return self._image_features[torch.from_numpy(which)]
         tower = self.model.image_tower
         inputs = tower.inputs(self._photographs.read(which))
-        rows: Tensor = tower(**trained.to_device(inputs, self.log_scale.device))
+        rows: Tensor = tower(**tower_features.to_device(inputs, self.log_scale.device))
         return rows
 
     def caption_rows(self, which: IntArray) -> Tensor:
@@ -174,7 +174,7 @@ class DualLearner(nn.Module):
             return self._caption_features[torch.from_numpy(which)]
         tower = self.model.text_tower
         inputs = tower.inputs([self._captions[number] for number in which])
-        rows: Tensor = tower(**trained.to_device(inputs, self.log_scale.device))
+        rows: Tensor = tower(**tower_features.to_device(inputs, self.log_scale.device))
         return rows
 
     def loss(self, cosines: Tensor, same: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from clipdemo.errors import FileMissingError, SettingError, TableError
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.models.load import pick_device
-from clipdemo.models.trained import encoder as trained
+from clipdemo.models.trained import features as tower_features
 from clipdemo.models.trained import folder as trained_folder
 from clipdemo.models.trained import recipes
 from clipdemo.models.trained.towers import AnyTextTower
@@ -181,7 +181,7 @@ def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: Pr
         pairs,
     )
     with state.writing(wanted.output):
-        write = trained_folder.write
+        write = trained_folder.write_atomically
         write(wanted.output / METRICS, (json.dumps(done.as_dict(), indent=2) + "\n").encode())
         write(wanted.output / card.CURVES, card.curves_png(history))
         text = card.card_text(wanted.command, origin, settings, done.as_dict(), dict(pairs.licences))
@@ -232,7 +232,7 @@ def _joined(
 
     def take(items: Sequence[ImageItem]) -> None:
         if kept is not None:
-            rows = trained.image_features(image_tower, items, device).cpu().numpy()
+            rows = tower_features.image_features(image_tower, items, device).cpu().numpy()
             kept.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
     locate, known = folder_locator(wanted.images, limits), kept.known if kept else set[str]()
@@ -270,7 +270,7 @@ def _caption_features(tower: AnyTextTower, captions: Sequence[str], device: torc
     by_length = sorted(new, key=lambda key: (len(new[key]), key))  # a batch is as wide as its longest
     for start in range(0, len(by_length), CAPTION_BATCH):
         some = by_length[start : start + CAPTION_BATCH]
-        rows = trained.caption_features(tower, [new[key] for key in some], device).cpu().numpy()
+        rows = tower_features.caption_features(tower, [new[key] for key in some], device).cpu().numpy()
         cache.add(dict(zip(some, rows, strict=True)))
     found = cache.rows(keys)
     cache.close()

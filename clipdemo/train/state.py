@@ -89,7 +89,7 @@ def begin(
     now = State(**held["state"])
     with writing(folder):
         lines = (folder / LOG).read_text("utf-8").splitlines(keepends=True) if (folder / LOG).exists() else []
-        trained_folder.write(folder / LOG, "".join(lines[: now.log_lines]).encode())
+        trained_folder.write_atomically(folder / LOG, "".join(lines[: now.log_lines]).encode())
     return now
 
 
@@ -126,7 +126,7 @@ def save(
         out,
     )
     with writing(folder):
-        trained_folder.write(folder / STATE, out.getvalue())
+        trained_folder.write_atomically(folder / STATE, out.getvalue())
 
 
 def put(learner: Learner, weights: Mapping[str, Tensor]) -> None:

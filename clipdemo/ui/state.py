@@ -109,7 +109,7 @@ def claim_encoder(engine: Engine, session: object, name: str) -> CachedEncoder |
 
 def with_queue_line(encoder: CachedEncoder) -> CachedEncoder:
     """The same encoder; while it waits for other visitors, a line in the sidebar says so."""
-    return encoder.watched(_show_queue)
+    return encoder.with_wait_callback(_show_queue)
 
 
 def _show_queue(ahead: int) -> None:

@@ -143,7 +143,7 @@ def test_one_that_fails_says_why_and_does_not_stop_the_other(run_app, tmp_path):
     page.multiselect(key="compare").set_value([EMBEDDED, str(tmp_path / "empty")])
     page = settled(page.run())
     assert "cannot be compared" in text_of(page)
-    assert "holds no checkpoint" in text_of(page).replace("\\", "")
+    assert "is not a checkpoint" in text_of(page).replace("\\", "")
     assert table(page, "ms an image")["model"].tolist() == ["Embedded model"]
     assert any(button.label == "Try empty again" for button in page.button)
 

@@ -24,15 +24,15 @@ class OnePlace(Memory):
     governor = None
 
     def room(self):
-        return Room(150 * MB, 150 * MB * len(self.governor.held))
+        return Room(150 * MB, 150 * MB * len(self.governor.loaded_bytes))
 
 
 class Heavy(Governor):
     """Takes each tiny checkpoint for one of 150 MB."""
 
-    def hold(self, name, encoder):
-        measured = super().hold(name, encoder)
-        self._held[name].nbytes = 150 * MB
+    def add_loaded(self, name, encoder):
+        measured = super().add_loaded(name, encoder)
+        self._loaded[name].nbytes = 150 * MB
         return measured
 
 
@@ -54,10 +54,10 @@ def page(run_app, trio, monkeypatch):
     def small(_):
         room = OnePlace()
         room.governor = Heavy(room)
-        room.governor.used()
+        room.governor.note_first_use()
         return room.governor
 
-    monkeypatch.setattr(governor, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(governor, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(state, "Governor", small)
     run_app(CLIPDEMO_CHECKPOINT=trio[0])
     page = AppTest.from_function(compare_page, default_timeout=60)
@@ -96,7 +96,7 @@ def test_three_are_ranked_and_timed_where_one_fits(page, trio):
     assert len(table(page, "Spearman")) == 6
     assert "cannot be" not in seen
     assert "not available" not in seen
-    assert "put away" not in seen
+    assert "was released" not in seen
     shared, view = page.session_state["seen"]
     assert [len(shared.loader.known(name).missing(view.items)) for name in trio] == [0, 0, 0]
     assert watch(page, lambda page: shared.loader.encoder(trio[0])) is not None  # the sidebar's comes back

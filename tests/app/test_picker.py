@@ -72,8 +72,8 @@ def test_one_that_cannot_be_had_falls_back_with_the_reason_and_stays_offered_as_
         ("../../secret", "not open to visitors"),
         ("~/models", "not open to visitors"),
         ("**bold** [x](http://evil)", "Not accepted"),
-        ("a/b\u0007", "no name of a checkpoint"),
-        ("x" * 3000, "no name of a checkpoint"),
+        ("a/b\u0007", "not the name of a checkpoint"),
+        ("x" * 3000, "not the name of a checkpoint"),
     ],
 )
 def test_hostile_words_get_a_sentence_and_the_last_checkpoint_stays(run_app, words, reason):

@@ -77,7 +77,7 @@ def test_a_host_checkpoint_that_cannot_be_used_falls_back_on_the_embedded_model(
     (tmp_path / "empty").mkdir()
     with running_app(tmp_path / "log", CLIPDEMO_CHECKPOINT=str(tmp_path / "empty")) as app:
         page.goto(app)
-        page.get_by_text("holds no checkpoint").wait_for()
+        page.get_by_text("is not a checkpoint").wait_for()
         page.locator(TILE).first.wait_for()
         expect_chosen(page, "Embedded model")
 
@@ -101,7 +101,7 @@ def test_a_folder_is_typed_where_the_host_allows_it_and_one_without_a_dual_encod
         expect_chosen(page, "Embedded model")
 
         type_in(page, str(tmp_path / "absent"))
-        page.get_by_text("there is no folder").wait_for()
+        page.get_by_text("does not exist on this server").wait_for()
         expect_chosen(page, "Embedded model")
 
 

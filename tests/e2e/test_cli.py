@@ -229,7 +229,7 @@ def test_a_wrong_use_is_told_with_exit_code_2(place, commands, arguments, words)
 def test_a_gpu_that_is_not_there_is_told(place, commands, colour_clip):
     (place / "in.csv").write_bytes(csv_of(RIGHT))
     ended = commands.run("pairs", "in.csv", "--checkpoint", colour_clip, "--device", "cuda", cwd=place)
-    assert is_one_sentence(ended, "this machine has no cuda device")
+    assert is_one_sentence(ended, "this machine lacks a cuda device")
     ended = commands.run("pairs", "in.csv", "--checkpoint", "no/such-folder/here", cwd=place)
     assert is_one_sentence(ended, "neither the folder of a checkpoint on this machine nor a hub name")
 

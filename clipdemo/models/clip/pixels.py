@@ -1,6 +1,6 @@
-"""What an image tower is fed: PIL images resized, cropped and normalised without a detour.
+"""Resizes, crops and normalises PIL images for an image tower, in one pass.
 
-The numbers are bit for bit those of transformers' PIL processors, which copy every image several times
+The result equals that of transformers' PIL processors bit for bit; those copy every image several times
 between PIL and NumPy. NumPy and Pillow only.
 """
 
@@ -19,13 +19,13 @@ from clipdemo.similarity import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class PixelRecipe:
-    """How pixels are prepared for one checkpoint.
+    """How the pixels of one checkpoint are prepared.
 
     Attributes:
         size: (height, width) to resize to, or the length of the shorter side.
         resample: the filter.
-        crop: (height, width) of the centre that is kept, or None for all; never larger than what is resized to.
-        values: (3, 256) float32, what each level of each channel becomes.
+        crop: (height, width) of the centre crop, at most the resized image; None for no crop.
+        values: (3, 256) float32, the normalised value of each level of each channel.
     """
 
     size: tuple[int, int] | int
@@ -35,25 +35,25 @@ class PixelRecipe:
 
     @classmethod
     def of(cls, processor: Any) -> PixelRecipe | None:
-        """The recipe of a CLIP or SigLIP image processor, or None for a setting that only its own code follows."""
+        """The recipe of an image processor; None for settings that only the processor supports."""
         size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
-        plain = (
+        usual_steps = (
             processor.do_resize and processor.do_rescale and processor.do_normalize and not processor.do_pad
         )
-        sized = size.shortest_edge or (size.height and size.width)
-        if not plain or not sized or size.longest_edge or not isinstance(processor.resample, int):
+        has_size = size.shortest_edge or (size.height and size.width)
+        if not usual_steps or not has_size or size.longest_edge or not isinstance(processor.resample, int):
             return None
-        to = int(size.shortest_edge) if size.shortest_edge else (int(size.height), int(size.width))
-        kept = (int(crop.height), int(crop.width)) if crop else None
-        least = to if isinstance(to, tuple) else (to, to)
-        if kept and (kept[0] > least[0] or kept[1] > least[1]):
-            return None  # the processor pads then
+        target = int(size.shortest_edge) if size.shortest_edge else (int(size.height), int(size.width))
+        cropped = (int(crop.height), int(crop.width)) if crop else None
+        smallest = target if isinstance(target, tuple) else (target, target)
+        if cropped and (cropped[0] > smallest[0] or cropped[1] > smallest[1]):
+            return None  # the processor would pad
         levels = (np.arange(256) * processor.rescale_factor).astype(np.float32)
         mean, std = (np.array(part, np.float32) for part in (processor.image_mean, processor.image_std))
         if mean.shape != (3,) or std.shape != (3,):
             return None
         values = (levels - mean[:, None]) / std[:, None]
-        return cls(to, Image.Resampling(processor.resample), kept, values)
+        return cls(target, Image.Resampling(processor.resample), cropped, values)
 
     def pixels(self, images: Sequence[Image.Image]) -> FloatArray:
         """(len(images), 3, height, width) float32 of RGB images."""

@@ -1,1 +1,1 @@
-"""The built-in model: two small towers from PyPI packages and a learned head."""
+"""The embedded model: two small towers from PyPI packages and a trained head."""

@@ -1,4 +1,4 @@
-"""Files of checkpoints on the Hugging Face hub: found, downloaded, verified."""
+"""Finds, downloads and verifies files of checkpoints on the Hugging Face hub."""
 
 from clipdemo.models.hub.snapshot import (
     CAPTIONS,

@@ -1,8 +1,9 @@
-"""Where a hub checkpoint's files are, or how they get here.
+"""Finds the files of a hub checkpoint in the local cache, or downloads them into it.
 
-``find`` looks into the Hugging Face cache by path arithmetic, without the network; ``download`` asks the hub what there
-is, chooses the few files that are needed and brings them into that same cache. Only the listing goes through
-``huggingface_hub``, imported when needed; ``transfer`` moves the bytes. Nothing is run or unpickled here.
+``find`` looks into the Hugging Face cache by path, without the network. ``download`` lists the files on the
+hub, selects the few that are needed and stores them in the same cache. Only the listing goes through
+``huggingface_hub``, imported when needed; ``transfer`` downloads the bytes. Nothing is executed or unpickled
+here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
+from clipdemo.models.catalogue import format_bytes
 from clipdemo.models.clip.families import read_family
 from clipdemo.models.hub.transfer import (
     CONNECT_SECONDS,
@@ -32,7 +34,7 @@ from clipdemo.models.hub.transfer import (
     File,
     Meter,
     Progress,
-    bring,
+    download_file,
     missing_bytes,
     translate_hub_errors,
 )
@@ -49,7 +51,7 @@ SMALL_FILES = (
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
-# What a model must bring beside configuration and weights -> any of these files.
+# What a model needs besides configuration and weights -> the files, one of which is enough.
 Needs = Mapping[str, tuple[str, ...]]
 IMAGES: Needs = {"image processor": PROCESSORS}
 CAPTIONS: Needs = {"tokenizer": TOKENIZERS}
@@ -67,15 +69,15 @@ class Snapshot:
 def find(name: str, revision: str | None = None, *, needs: Needs = BOTH) -> Snapshot | None:
     """The complete local copy of a checkpoint, if there is one; no network, well under a millisecond.
 
-    Its weights may be pickled (``pytorch_model.bin``): whoever loads them decides whether they are trusted.
+    Its weights may be pickled (``pytorch_model.bin``): the caller decides whether to trust them.
 
     Args:
         name: hub name, owner/name.
         revision: branch, tag or commit; the default branch when None.
-        needs: what the model must bring; a single tower has a processor or a tokenizer only.
+        needs: files the model must have; a single tower has only a processor or only a tokenizer.
     """
     revision = revision or "main"
-    if not _well_spelled(name, revision):
+    if not _is_safe(name, revision):
         return None
     repo = _repo_folder(name)
     try:
@@ -89,7 +91,7 @@ def find(name: str, revision: str | None = None, *, needs: Needs = BOTH) -> Snap
         names = {path.name for path in folder.iterdir() if path.is_file()}
     except OSError:
         return None
-    if _lacks(names, needs) or not _whole_weights(folder, names):
+    if _missing_part(names, needs) or not _has_all_weights(folder, names):
         return None
     return Snapshot(folder, commit)
 
@@ -101,26 +103,28 @@ def download(
     allow_pickle: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     needs: Needs = BOTH,
-    judge: Callable[[int], None] | None = None,
+    check_size: Callable[[int], None] | None = None,
 ) -> Snapshot:
-    """Bring a checkpoint's files into the Hugging Face cache; each is checked against the hub's checksum first.
+    """Download a checkpoint into the Hugging Face cache and verify each file against the hub's checksum.
 
-    What is already here is checked, not fetched again, so this also repairs a broken copy. A part that came before a
-    failure is kept for the next call.
+    Files in the cache are verified, not downloaded again, so this also repairs a broken copy. A partial file
+    is kept after a failure, and the next call resumes it.
 
     Args:
         name: hub name, owner/name.
         revision: branch, tag or commit; the default branch when None.
-        allow_pickle: take ``pytorch_model.bin`` where there is no safetensors file; for names we trust.
-        on_progress: called in this thread, at most ten times a second; what it raises ends the download.
+        allow_pickle: accept ``pytorch_model.bin`` if there are no safetensors; for names we trust.
+        on_progress: called in this thread, at most ten times a second; an exception from it ends the
+            download.
         needs: as in :func:`find`.
-        judge: told the bytes of the weights before anything is fetched; what it raises ends the download.
+        check_size: called with the bytes of the weights before the download; an exception from it prevents
+            it.
 
     Raises:
-        CheckpointError: or one of its children, with a sentence for the visitor.
+        CheckpointError: or a subclass, with a sentence for the visitor.
     """
     revision = revision or "main"
-    if not _well_spelled(name, revision):
+    if not _is_safe(name, revision):
         raise CheckpointNotFoundError(
             f"{name} (revision {revision}) cannot be a hub checkpoint; a name looks like owner/name"
         )
@@ -129,14 +133,15 @@ def download(
     with translate_hub_errors(name, revision):
         commit, listed = _ask_hub(name, revision)
         files, repo = _choose(name, listed, needs, allow_pickle=allow_pickle), _repo_folder(name)
-        if judge:
-            judge(sum(file.size for file in files if file.name.endswith((".safetensors", ".bin"))))
+        if check_size:
+            check_size(sum(file.size for file in files if file.name.endswith((".safetensors", ".bin"))))
         _check_disk(name, files, repo)
         meter = Meter(sum(file.size for file in files), on_progress)
         for file in files:
             blob = repo / "blobs" / file.digest
-            bring(name, commit, file, blob, meter, endpoint=_endpoint())
-            if file.name == CONFIG and needs == BOTH:  # first: no dual encoder, no weights fetched
+            download_file(name, commit, file, blob, meter, endpoint=_endpoint())
+            # config.json comes first: other kinds of models are refused before their weights are downloaded.
+            if file.name == CONFIG and needs == BOTH:
                 read_family(blob, name)
         return _publish(repo, revision, commit, files)
 
@@ -146,19 +151,19 @@ def _is_on(value: str | None) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` has the form owner/name of a hub checkpoint; nothing is looked up."""
-    return text.count("/") == 1 and _well_spelled(text, "main")
+    """Whether ``text`` has the form owner/name of a hub checkpoint; the hub is not asked."""
+    return text.count("/") == 1 and _is_safe(text, "main")
 
 
-def _well_spelled(name: str, revision: str) -> bool:
-    """Whether both can be parts of a path and of a URL without leading anywhere else."""
+def _is_safe(name: str, revision: str) -> bool:
+    """Whether both are safe as parts of a path and of a URL."""
     part = r"\w(?:[\w.-]{0,94}\w)?"
-    fits = re.fullmatch(f"(?:{part}/)?{part}", name, re.ASCII) and not re.search(r"--|\.\.", name)
-    return bool(fits) and bool(re.fullmatch(r"\w(?:[./-]?\w)*", revision, re.ASCII))
+    safe_name = re.fullmatch(f"(?:{part}/)?{part}", name, re.ASCII) and not re.search(r"--|\.\.", name)
+    return bool(safe_name) and bool(re.fullmatch(r"\w(?:[./-]?\w)*", revision, re.ASCII))
 
 
 def _repo_folder(name: str) -> Path:
-    # Read at every call: the client's own constants are frozen at its import.
+    # Read at every call: the client reads the environment only at its import.
     home = os.getenv("HF_HOME") or Path(os.getenv("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     cache = os.getenv("HF_HUB_CACHE") or os.getenv("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub"
     folder = Path(os.path.expandvars(cache)).expanduser().absolute()
@@ -169,15 +174,17 @@ def _endpoint() -> str:
     return (os.getenv("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
-def _lacks(names: Collection[str], needs: Needs) -> str | None:
-    """The first thing such a model of transformers needs, weights aside, and these files do not have."""
+def _missing_part(names: Collection[str], needs: Needs) -> str | None:
+    """The first part, other than weights, that a model with these files lacks."""
     if CONFIG not in names:
         return CONFIG
-    missing = (what for what, files in needs.items() if not any(name in names for name in files))
-    return next(missing, None)
+    for part, files in needs.items():
+        if not any(name in names for name in files):
+            return part
+    return None
 
 
-def _whole_weights(folder: Path, names: Collection[str]) -> bool:
+def _has_all_weights(folder: Path, names: Collection[str]) -> bool:
     if INDEX in names and WEIGHTS not in names:
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -188,34 +195,36 @@ def _whole_weights(folder: Path, names: Collection[str]) -> bool:
 
 
 def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: bool) -> list[File]:
-    """The files to bring, config.json first: never code, nothing from subfolders, one kind of weights."""
+    """The files to download, config.json first: no code, nothing from subfolders, one format of weights."""
     names = {file.name for file in listed}
-    if lacking := _lacks(names, needs):
+    if missing := _missing_part(names, needs):
         raise UnsupportedCheckpointError(
-            f"{name} has no {lacking}; clipdemo reads models in the transformers layout"
+            f"{name} lacks its {missing}; clipdemo reads models in the transformers layout"
         )
-    wanted = _weights(names)
-    if wanted in {(), (PICKLE,)} and not (wanted and allow_pickle):
+    weights = _weight_patterns(names)
+    if not weights or (weights == (PICKLE,) and not allow_pickle):
         if any(fnmatchcase(each, "pytorch_model*.bin*") for each in names):
             raise UnsafeWeightsError(
                 f"{name} has only pickled weights, which can run code when loaded; clipdemo reads those only for "
                 "checkpoints of its catalogue"
             )
-        raise UnsupportedCheckpointError(f"{name} has no weights file that clipdemo can read")
-    patterns = (CONFIG, *SMALL_FILES, *wanted)
-    chosen = [each for each in listed if any(fnmatchcase(each.name, glob) for glob in patterns)]
-    return sorted(chosen, key=lambda file: file.name != CONFIG)
+        raise UnsupportedCheckpointError(f"{name} lacks a weights file that clipdemo can read")
+    patterns = (CONFIG, *SMALL_FILES, *weights)
+    files = [file for file in listed if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
+    return sorted(files, key=lambda file: file.name != CONFIG)
 
 
 def needed_bytes(snapshot: Snapshot) -> int:
-    """Bytes of those files of a local copy that are read; other programs may have brought more of the repository."""
+    """Bytes of the files in a local copy that clipdemo reads; other programs may have downloaded more."""
     sizes = {path.name: path.stat().st_size for path in snapshot.folder.iterdir() if path.is_file()}
-    patterns = (CONFIG, *SMALL_FILES, *_weights(sizes))
-    return sum(count for name, count in sizes.items() if any(fnmatchcase(name, glob) for glob in patterns))
+    patterns = (CONFIG, *SMALL_FILES, *_weight_patterns(sizes))
+    return sum(
+        count for name, count in sizes.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
 
 
-def _weights(names: Collection[str]) -> tuple[str, ...]:
-    """What the weights are read from: safetensors if there are any; empty where only other kinds are."""
+def _weight_patterns(names: Collection[str]) -> tuple[str, ...]:
+    """Patterns of the weights files to read: safetensors if there are any; empty without a known format."""
     if WEIGHTS in names:
         return (WEIGHTS,)
     if INDEX in names:
@@ -227,7 +236,7 @@ def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:
     """The commit behind ``revision`` and the files in the top folder of its tree."""
     from huggingface_hub import HfApi, constants
 
-    # The client would otherwise ask the hub who is calling, and name other installed packages to it.
+    # The client would otherwise send the names of other installed packages to the hub.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         info = HfApi(endpoint=_endpoint()).model_info(
@@ -239,34 +248,34 @@ def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:
             if re.fullmatch(r"[\w.-]+", each.rfilename, re.ASCII)
         ]
     except (TypeError, KeyError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HubUnreachableError(NO_HUB.format(reason="what answers is not a hub")) from error
-    # These become paths; a hub that follows its own rules never fails here.
+        raise HubUnreachableError(NO_HUB.format(reason="the answer is not from a hub")) from error
+    # The hashes become paths; those of a real hub are always valid.
     hashes = [info.sha or "", *(file.digest for file in listed)]
     if not all(re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", each) for each in hashes):
-        raise HubUnreachableError(NO_HUB.format(reason="its file list has no checksums"))
+        raise HubUnreachableError(NO_HUB.format(reason="its file list lacks checksums"))
     return str(info.sha), listed
 
 
 def _check_disk(name: str, files: Collection[File], repo: Path) -> None:
-    here = next(folder for folder in (repo, *repo.parents) if folder.exists())
+    existing = next(folder for folder in (repo, *repo.parents) if folder.exists())
     needed = sum(missing_bytes(file, repo / "blobs" / file.digest) for file in files)
-    free = shutil.disk_usage(here).free
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise CheckpointError(
-            f"{name} needs {needed / 1e6:,.1f} MB and the disk of the model cache has {free / 1e6:,.1f} MB "
-            "free; make room, or set HF_HOME to a larger disk"
+            f"{name} needs {format_bytes(needed)} and the disk of the model cache has {format_bytes(free)} free; "
+            "make room, or set HF_HOME to a larger disk"
         )
 
 
 def _publish(repo: Path, revision: str, commit: str, files: Collection[File]) -> Snapshot:
-    """Name the checked blobs in a snapshot, config.json last: ``find`` sees it whole or not at all."""
+    """Link the verified blobs into a snapshot, config.json last: ``find`` sees the whole snapshot or none."""
     folder = repo / "snapshots" / commit
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(files, key=lambda file: file.name == CONFIG):
         spare = folder / f".{uuid.uuid4().hex}"
         try:
             spare.symlink_to(Path("..", "..", "blobs", file.digest))
-        except OSError:  # Windows without the right to make links
+        except OSError:  # on Windows links need a permission
             shutil.copyfile(repo / "blobs" / file.digest, spare)
         os.replace(spare, folder / file.name)
     if revision != commit:

@@ -1,8 +1,8 @@
-"""The folder of a dual encoder that ``clipdemo train`` made: written, and read again.
+"""Reads and writes the folder of a dual encoder that ``clipdemo train`` made.
 
-It says in ``config.json`` which towers it stands on and holds the heads in ``model.safetensors``.
-Towers that learned, and towers that came from a folder, lie in ``image_tower/`` and ``text_tower/``; a
-folder never names a path, so it can be moved, and a hostile one leads nowhere.
+``config.json`` names the two towers, ``model.safetensors`` has the heads. Towers that were trained and towers
+that came from a folder are in ``image_tower/`` and ``text_tower/``. A folder never names a path: it can be
+moved, and a hostile one cannot point to other files of this machine.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ from clipdemo.models.trained.towers import (
     EmbeddedTextTower,
     ImageTower,
     TextTower,
-    folder_fingerprint,
 )
+from clipdemo.models.weights import folder_fingerprint
 
 UNTRAINED_SCALE = 1 / 0.07  # Radford et al. 2021, section 2.5
-PRIOR_SCALE = 20.0  # what all-MiniLM-L6-v2 was trained with (its model card's train_script.py)
+PRIOR_SCALE = 20.0  # the scale all-MiniLM-L6-v2 was trained with (train_script.py of its model card)
 
 
 class DualEncoder(nn.Module):
@@ -59,25 +59,28 @@ class DualEncoder(nn.Module):
     def __init__(self, recipe: Recipe, image_tower: AnyImageTower, text_tower: AnyTextTower) -> None:
         super().__init__()
         self.recipe, self.image_tower, self.text_tower = recipe, image_tower, text_tower
-        # A text space that is good already stays: images learn to find their place in it, and words that no
-        # pair holds keep theirs (Zhai et al. 2022, "LiT").
-        image, text = (
-            HeadConfig(kind, tower.dim, recipe.dim, recipe.prior, recipe.dropout)
-            for kind, tower in (
-                (recipe.head, image_tower),
-                (LOCKED if recipe.prior else recipe.head, text_tower),
-            )
+        # With a prior the text space is good already and stays fixed: only images learn their place in it,
+        # and words outside the training captions keep theirs (Zhai et al. 2022, "LiT").
+        text_head = LOCKED if recipe.prior else recipe.head
+        self.heads = Heads(
+            HeadConfig(recipe.head, image_tower.dim, recipe.dim, recipe.prior, recipe.dropout),
+            HeadConfig(text_head, text_tower.dim, recipe.dim, recipe.prior, recipe.dropout),
+            PRIOR_SCALE if recipe.prior else UNTRAINED_SCALE,
         )
-        self.heads = Heads(image, text, PRIOR_SCALE if recipe.prior else UNTRAINED_SCALE)
 
 
 def open_towers(
     image: str, text: str, unfreeze: str = ""
 ) -> tuple[AnyImageTower, Reference, AnyTextTower, Reference]:
-    """Two towers by name: "embedded", a hub name, or a folder; ``unfreeze`` ("image", "text", "both") says which learn.
+    """Load the towers for a training run.
+
+    Args:
+        image: "embedded", a hub name, or a folder.
+        text: the same.
+        unfreeze: the towers that are trained: "image", "text", "both" or "".
 
     Raises:
-        CheckpointError: no such tower, or one that cannot be used.
+        CheckpointError: a tower does not exist or cannot be used.
     """
     image_reference, image_folder = _find(image, hub.IMAGES)
     text_reference, text_folder = _find(text, hub.CAPTIONS)
@@ -95,9 +98,9 @@ def load(folder: Path) -> DualEncoder:
     """The model of a trained folder.
 
     Raises:
-        CorruptCheckpointError: files that are broken, missing or do not fit together.
-        CheckpointError: a tower that cannot be had.
-        NotEnoughMemoryError: the system gives no more memory.
+        CorruptCheckpointError: files are broken, missing or do not fit together.
+        CheckpointError: a tower cannot be loaded.
+        NotEnoughMemoryError: an allocation failed.
     """
     recipe = read_recipe(folder)
     model = DualEncoder(
@@ -108,45 +111,45 @@ def load(folder: Path) -> DualEncoder:
     try:
         with memory.translate_memory_errors(folder.name):
             model.heads.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-            for tower, place in ((model.image_tower, IMAGE_FOLDER), (model.text_tower, TEXT_FOLDER)):
-                if _has_own_weights(tower, recipe):
-                    tower.load_state_dict(safetensors.torch.load_file(folder / place / WEIGHTS))
+            for tower, subfolder in ((model.image_tower, IMAGE_FOLDER), (model.text_tower, TEXT_FOLDER)):
+                if _has_trained_weights(tower, recipe):
+                    tower.load_state_dict(safetensors.torch.load_file(folder / subfolder / WEIGHTS))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptCheckpointError(
             f"the weights of {folder.name} are broken, missing or of another shape than its configuration says; "
-            "train it again or copy it anew"
+            "train or copy it again"
         ) from error
     if not all(torch.isfinite(weight).all() for weight in model.heads.parameters()):
-        raise CorruptCheckpointError(f"the weights of {folder.name} are not all numbers; train it again")
+        raise CorruptCheckpointError(f"the weights of {folder.name} contain NaN or infinity; train it again")
     return model
 
 
 def save(folder: Path, model: DualEncoder) -> None:
-    """Write the model; each file takes its place at once, ``config.json`` last.
+    """Write the model; each file is replaced atomically, ``config.json`` last.
 
     Raises:
-        OSError: the folder cannot be written; what it held before can still be read.
+        OSError: the folder is not writable; its previous content can still be read.
         SafetensorError: the same.
     """
     recipe = model.recipe
     folder.mkdir(parents=True, exist_ok=True)
-    for tower, reference, place in (
+    for tower, reference, subfolder in (
         (model.image_tower, recipe.image_tower, folder / IMAGE_FOLDER),
         (model.text_tower, recipe.text_tower, folder / TEXT_FOLDER),
     ):
         if isinstance(tower, ImageTower | TextTower):
-            if reference.learned or (reference.origin == SAVED and not place.exists()):
-                _save_tower(place, tower)
+            if reference.learned or (reference.origin == SAVED and not subfolder.exists()):
+                _save_tower(subfolder, tower)
         elif reference.learned:
-            place.mkdir(exist_ok=True)
-            _save_tensors(place / WEIGHTS, tower)
+            subfolder.mkdir(exist_ok=True)
+            _save_tensors(subfolder / WEIGHTS, tower)
     _save_tensors(folder / WEIGHTS, model.heads)
     config = {"model_type": MODEL_TYPE, "format": FORMAT, **asdict(recipe)}
-    write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file that takes its place at once or not at all; it outlasts a power cut."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file as a whole or not at all; the new content survives a power cut."""
     fresh = path.with_name(path.name + ".new")
     with fresh.open("wb") as file:
         file.write(data)
@@ -155,22 +158,22 @@ def write(path: Path, data: bytes) -> None:
     os.replace(fresh, path)
 
 
-def _save_tower(place: Path, tower: ImageTower | TextTower) -> None:
-    """Whole or not at all."""
-    fresh = place.with_name(place.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+def _save_tower(folder: Path, tower: ImageTower | TextTower) -> None:
+    """Write a tower to another folder first, then swap."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
     tower.save(fresh)
-    shutil.rmtree(place, ignore_errors=True)
-    os.replace(fresh, place)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(fresh, folder)
 
 
 def _save_tensors(path: Path, module: nn.Module) -> None:
     tensors = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    write(path, safetensors.torch.save(tensors))
+    write_atomically(path, safetensors.torch.save(tensors))
 
 
 def _find(name: str, needs: hub.Needs) -> tuple[Reference, Path]:
-    """A tower's reference, and the folder its files lie in now."""
+    """A tower's reference, and the folder with its files."""
     if name == EMBEDDED:
         return Reference(EMBEDDED, name), Path()
     if Path(name).is_dir():
@@ -192,10 +195,10 @@ def _text_tower(reference: Reference, folder: Path) -> AnyTextTower:
 
 
 def _files(reference: Reference, folder: Path, needs: hub.Needs) -> tuple[Path, str, str]:
-    """Folder, name and fingerprint of a tower that is not embedded."""
+    """Folder, name and fingerprint of a tower from the hub or from a folder."""
     if reference.origin == HUB and not reference.learned:
-        name, here = reference.name, hub_tower(reference, needs)
-        return here.folder, name, hashlib.sha256(f"{name}@{here.revision}".encode()).hexdigest()
+        name, snapshot = reference.name, hub_tower(reference, needs)
+        return snapshot.folder, name, hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
     if not folder.is_dir():
         raise CorruptCheckpointError(f"the folder {folder.name} with the tower {reference.name} is missing")
     try:
@@ -206,21 +209,16 @@ def _files(reference: Reference, folder: Path, needs: hub.Needs) -> tuple[Path, 
         ) from error
 
 
-def _has_own_weights(tower: nn.Module, recipe: Recipe) -> bool:
-    """Whether an embedded tower's weights were trained and lie in the folder."""
+def _has_trained_weights(tower: nn.Module, recipe: Recipe) -> bool:
+    """Whether an embedded tower was trained, so that the folder has its weights."""
     return (isinstance(tower, EmbeddedImageTower) and recipe.image_tower.learned) or (
         isinstance(tower, EmbeddedTextTower) and recipe.text_tower.learned
     )
 
 
-def fingerprint(folder: Path, towers: Sequence[str]) -> str:
-    """Changes whenever an embedding could.
-
-    Args:
-        folder: of the checkpoint.
-        towers: fingerprints of its towers.
-    """
-    digest = hashlib.sha256("\n".join(towers).encode())
+def fingerprint(folder: Path, tower_fingerprints: Sequence[str]) -> str:
+    """Changes whenever an embedding could."""
+    digest = hashlib.sha256("\n".join(tower_fingerprints).encode())
     for file in (CONFIG, WEIGHTS, f"{IMAGE_FOLDER}/{WEIGHTS}", f"{TEXT_FOLDER}/{WEIGHTS}"):
         if (folder / file).is_file():
             with (folder / file).open("rb") as stream:

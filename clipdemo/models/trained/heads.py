@@ -1,4 +1,4 @@
-"""What joins two towers into one space: a small head on each side, and one learned temperature."""
+"""The heads that map two towers into one space: one on each side, and a learned logit scale."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MAX_SCALE = 100.0  # Radford et al. 2021, section 2.5: the logit scale is clampe
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """One side's head.
+    """The head of one side.
 
     Attributes:
-        kind: "linear", "projection", or "locked" for a side that does not learn and has a prior.
+        kind: "linear", "projection", or "locked" for a side that has a prior and is not trained.
         inputs: length of the tower's features.
         dim: length of an embedding.
-        prior: whether the last ``dim`` features are an embedding of the shared space already; the head then
-            learns what to add to it, and an untrained head changes nothing.
-        dropout: share of numbers dropped while training.
+        prior: whether the last ``dim`` features are an embedding in the shared space already; the head then
+            learns an addition to it, and an untrained head leaves it unchanged.
+        dropout: share of values dropped during training.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """Features to unit embeddings; features are standardised first."""
+    """Maps features to unit embeddings; standardises the features first."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Head(nn.Module):
         self.body = {"linear": _Linear, "projection": _Projection, LOCKED: _Locked}[config.kind](config)
 
     def fit(self, features: Tensor) -> None:
-        """Standardise by the mean and deviation of these (n, inputs) features of the training split."""
+        """Take mean and deviation from the (n, inputs) features of the training split."""
         deviation = features.std(dim=0, correction=0)
         self.mean.copy_(features.mean(dim=0))
-        # A feature that hardly ever moves must not become the loudest.
+        # The floor keeps nearly constant features from being blown up.
         self.deviation.copy_(deviation + 0.1 * deviation.mean() + 1e-6)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -111,6 +111,6 @@ class Heads(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
     def clamp(self) -> None:
-        """Keep the logit scale between 1 and ``MAX_SCALE``."""
+        """Clamp the logit scale between 1 and ``MAX_SCALE``."""
         with torch.no_grad():
             self.log_scale.clamp_(0, math.log(MAX_SCALE))

@@ -1,6 +1,6 @@
-"""What a trained folder says of itself in ``config.json``, and how much its weights take; nothing heavy is loaded.
+"""The configuration of a trained folder, its validation, and the size of its weights; imports no framework.
 
-It comes from outside: names and numbers are judged here, before anything is loaded by them.
+A folder may come from anybody: its names and numbers are validated here before anything is loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.models import hub, weights
 from clipdemo.models.embedded import conse
-from clipdemo.models.embedded import encoder as embedded
+from clipdemo.models.embedded import towers as embedded_towers
 
 MODEL_TYPE = "clipdemo-dual-encoder"
 FORMAT = 2
@@ -22,7 +22,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IMAGE_FOLDER, TEXT_FOLDER = "image_tower", "text_tower"
 EMBEDDED, HUB, SAVED = "embedded", "hub", "saved"
 HEADS = ("linear", "projection")
-MOST_DIM = 4096
+MAX_DIM = 4096
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Reference:
     """Where a tower of a trained folder comes from.
 
     Attributes:
-        origin: "embedded", "hub", or "saved" for one that lies in the folder.
-        name: hub name; else what people called it.
-        revision: hub commit; else empty.
-        learned: whether its weights were trained, too, and lie in the folder.
+        origin: "embedded", "hub", or "saved" if the folder has its files.
+        name: hub name, or a label.
+        revision: hub commit, or empty.
+        learned: whether it was trained, so that the folder has its weights.
     """
 
     origin: str
@@ -44,14 +44,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What ``config.json`` says.
+    """The content of ``config.json``.
 
     Attributes:
-        image_tower: where it comes from.
-        text_tower: where it comes from.
         head: one of ``HEADS``.
         dim: length of an embedding.
-        prior: as in ``heads.HeadConfig``; only for two embedded towers, which share a space already.
+        prior: as in ``heads.HeadConfig``; only for two embedded towers, which share a space before training.
         dropout: as in ``heads.HeadConfig``.
     """
 
@@ -64,7 +62,7 @@ class Recipe:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether the folder says that it was written here; nothing heavy is loaded."""
+    """Whether ``config.json`` says that ``clipdemo train`` wrote the folder."""
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -73,10 +71,10 @@ def is_trained(folder: Path) -> bool:
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """What a trained folder says of itself.
+    """Read and validate the configuration of a trained folder.
 
     Raises:
-        CorruptCheckpointError: a configuration that cannot be read or used.
+        CorruptCheckpointError: it cannot be read, or has values that cannot be used.
     """
     try:
         config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -94,18 +92,18 @@ def read_recipe(folder: Path) -> Recipe:
         )
     except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         raise CorruptCheckpointError(
-            f"the configuration of {folder.name} cannot be read; train it again or copy it anew"
+            f"the configuration of {folder.name} cannot be read; train or copy it again"
         ) from error
-    embedded = recipe.image_tower.origin == recipe.text_tower.origin == EMBEDDED
-    sound = (
+    both_embedded = recipe.image_tower.origin == recipe.text_tower.origin == EMBEDDED
+    valid = (
         recipe.head in HEADS
-        and 1 <= recipe.dim <= MOST_DIM
+        and 1 <= recipe.dim <= MAX_DIM
         and 0 <= recipe.dropout < 1
-        and (not recipe.prior or (embedded and recipe.dim == conse.DIM))
+        and (not recipe.prior or (both_embedded and recipe.dim == conse.DIM))
     )
-    if not sound:
+    if not valid:
         raise CorruptCheckpointError(
-            f"the configuration of {folder.name} holds values that cannot be used; train it again"
+            f"the configuration of {folder.name} has values that cannot be used; train it again"
         )
     return recipe
 
@@ -114,52 +112,52 @@ def hub_tower(
     reference: Reference,
     needs: hub.Needs,
     on_progress: Callable[[hub.Progress], None] | None = None,
-    judge: Callable[[int], None] | None = None,
+    check_size: Callable[[int], None] | None = None,
 ) -> hub.Snapshot:
-    """The files of a tower from the hub, downloaded where they are not here; arguments as of ``hub.download``.
+    """The files of a tower from the hub, downloaded unless cached; arguments as of ``hub.download``.
 
     Raises:
-        CheckpointError: a tower that cannot be had.
+        CheckpointError: the tower is neither in the cache nor on the hub.
     """
     name, revision = reference.name, reference.revision
     return hub.find(name, revision, needs=needs) or hub.download(
-        name, revision=revision, needs=needs, on_progress=on_progress, judge=judge
+        name, revision=revision, needs=needs, on_progress=on_progress, check_size=check_size
     )
 
 
-def bring_towers(
+def download_towers(
     recipe: Recipe,
     on_progress: Callable[[hub.Progress], None] | None = None,
-    judge: Callable[[int], None] | None = None,
+    check_size: Callable[[int], None] | None = None,
 ) -> None:
-    """Download towers that are not on this machine; arguments and errors as of :func:`hub_tower`."""
+    """Download the towers that are not in the cache; arguments and errors as of :func:`hub_tower`."""
     for reference, needs in ((recipe.image_tower, hub.IMAGES), (recipe.text_tower, hub.CAPTIONS)):
         if reference.origin == HUB and not reference.learned:
-            hub_tower(reference, needs, on_progress, judge)
+            hub_tower(reference, needs, on_progress, check_size)
 
 
 def weight_bytes(folder: Path, recipe: Recipe) -> int:
-    """Bytes of the heads and both towers in float32; a tower whose files are not here counts as nothing."""
+    """Bytes of the heads and both towers in float32; a tower that is not downloaded yet counts as 0."""
     image, text = recipe.image_tower, recipe.text_tower
     return (
         weights.weight_bytes(folder, 4)
-        + _tower_bytes(image, folder / IMAGE_FOLDER, hub.IMAGES, embedded.IMAGE_PARAMETERS)
-        + _tower_bytes(text, folder / TEXT_FOLDER, hub.CAPTIONS, embedded.TEXT_PARAMETERS)
+        + _tower_bytes(image, folder / IMAGE_FOLDER, hub.IMAGES, embedded_towers.IMAGE_PARAMETERS)
+        + _tower_bytes(text, folder / TEXT_FOLDER, hub.CAPTIONS, embedded_towers.TEXT_PARAMETERS)
     )
 
 
-def _tower_bytes(reference: Reference, folder: Path, needs: hub.Needs, embedded: int) -> int:
+def _tower_bytes(reference: Reference, folder: Path, needs: hub.Needs, embedded_parameters: int) -> int:
     if reference.origin == EMBEDDED:
-        return 4 * embedded
+        return 4 * embedded_parameters
     if reference.origin == HUB and not reference.learned:
-        here = hub.find(reference.name, reference.revision, needs=needs)
-        return weights.weight_bytes(here.folder, 4) if here else 0
+        snapshot = hub.find(reference.name, reference.revision, needs=needs)
+        return weights.weight_bytes(snapshot.folder, 4) if snapshot else 0
     return weights.weight_bytes(folder, 4)
 
 
-def _read_reference(said: Any) -> Reference:
+def _read_reference(entry: Any) -> Reference:
     reference = Reference(
-        str(said["origin"]), str(said["name"]), str(said["revision"]), said["learned"] is True
+        str(entry["origin"]), str(entry["name"]), str(entry["revision"]), entry["learned"] is True
     )
     if reference.origin not in {EMBEDDED, HUB, SAVED}:
         raise ValueError(reference.origin)

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from clipdemo import __version__
-from clipdemo.models.catalogue import CATALOGUE, size, title
+from clipdemo.models.catalogue import CATALOGUE, format_bytes, title
 from clipdemo.models.loader import Loader
 from clipdemo.samples import samples
 from clipdemo.ui import views
@@ -56,7 +56,8 @@ def _memory(loader: Loader) -> str:
     """For the host: memory used, and by which checkpoints."""
     room = loader.governor.memory.room()
     held = [
-        f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)" for name, nbytes in loader.governor.held.items()
+        f"{views.plain(title(name))} ({nbytes / 1e9:.1f} GB)"
+        for name, nbytes in loader.governor.loaded_bytes.items()
     ]
     loaded = ", ".join(held) or "the embedded model alone"
     return (
@@ -72,8 +73,8 @@ def _catalogue() -> None:
             "figure": f"{entry.figure.percent:g} %" if entry.figure else "none published",
             "of": entry.figure.measure if entry.figure else "",
             "source": entry.figure.url if entry.figure else None,
-            "download": size(entry.download_bytes) if entry.download_bytes else "none",
-            "memory": size(entry.memory_bytes),
+            "download": format_bytes(entry.download_bytes) if entry.download_bytes else "none",
+            "memory": format_bytes(entry.memory_bytes),
             "parameters": f"{entry.parameters / 1e6:,.0f} M",
             "pixels": entry.image_size,
             "tokens": entry.context_length,

@@ -1,10 +1,10 @@
-"""The report opens without a network and runs nothing, whatever a table holds; the pictures are pictures."""
+"""The report opens offline and runs no script, whatever a table contains; the figures are valid pictures."""
 
 import io
 
 import numpy as np
 import pytest
-from inert_pages import Page, is_inert
+from inert_pages import Page, has_strict_policy, is_inert
 from PIL import Image
 from plain_encoder import BACKGROUND, SQUARES, PlainEncoder, Shelf, scored, table_of
 
@@ -33,24 +33,32 @@ def audited(rows, *, files=SQUARES, header=("image", "caption"), name="plain", t
 
 
 def html_of(audit, **options):
-    cost = audit_report.footprint_html([Stage("fetch <b>", 1.5, 3)], 2.0, "cpu", 5_000_000, None)
-    return audit_report.audit_html(audit, audit.summary(), cost, **options)
+    usage = audit_report.Usage([Stage("fetch <b>", 1.5, 3)], 2.0, "cpu", 5_000_000, None)
+    return audit_report.audit_html(audit, audit.summary(), usage, **options)
 
 
-def test_hostile_text_stays_text_wherever_it_stands():
+def test_hostile_text_stays_text_everywhere():
     files = {**SQUARES, **{f"{number}{text}": SQUARES["red.png"] for number, text in enumerate(HOSTILE)}}
     rows = [(f"{number}{text}", text, text) for number, text in enumerate(HOSTILE)]
     rows += [("red.png", text + " of red", "") for text in HOSTILE]
     audit = audited(rows, files=files, header=("image", "caption", HOSTILE[0]), name=HOSTILE[1])
     page = Page(html_of(audit))
     assert is_inert(page)
+    assert has_strict_policy(page)
     for text in HOSTILE:
         assert text in page.text
 
 
-def test_the_check_itself_sees_what_is_not_inert():
+def test_the_check_itself_detects_active_content():
     for bad in ("<script></script>", "<img src=http://a.test>", "<b onclick=x>", "<a href=javascript:x>"):
         assert not is_inert(Page("<style></style>" + bad))
+
+
+def test_a_picture_has_the_name_of_its_image_as_alternative_text():
+    page = Page(html_of(audited([("red.png", "a red square"), ("blue.png", "a blue square")])))
+    alternatives = [value for tag, name, value in page.attributes if (tag, name) == ("img", "alt")]
+    assert sorted(alternatives[:2]) == ["blue.png", "red.png"]
+    assert alternatives[2:] == ["Cosines of images and captions as a matrix"]
 
 
 def test_the_report_names_rows_scores_flags_and_cost():
@@ -70,7 +78,7 @@ def test_the_report_names_rows_scores_flags_and_cost():
 def test_only_the_worst_pairs_are_shown_and_the_report_says_so():
     rows = [("red.png", f"a red square {number}") for number in range(5)] + [("red.png", "a green square")]
     audit = audited(rows)
-    page = Page(html_of(audit, most=2))
+    page = Page(html_of(audit, limit=2))
     assert page.tags.count("figure") == 2
     assert "2 of 6, lowest percentile first" in page.text
     assert "a green square" in page.text
@@ -87,7 +95,7 @@ def test_a_table_with_nothing_scored_still_has_a_report_and_pictures(tmp_path):
                 picture.load()
 
 
-def test_figures_are_pngs_in_a_folder_that_is_made(tmp_path):
+def test_figures_are_pngs_in_a_new_folder(tmp_path):
     rows = [(f"{colour}.png", f"😀 \u202eقطة {colour}") for colour in ("red", "green", "blue")]
     folder = tmp_path / "new" / "figures"
     files = audit_report.write_figures(audited(rows), folder)
@@ -109,12 +117,12 @@ def test_the_contact_sheet_shows_each_image():
         assert (np.abs(pixels - colour).max(axis=1) < 12).sum() > 1000
 
 
-@pytest.mark.parametrize("most", [2, 200])
-def test_the_matrix_has_each_image_and_caption_once(most):
+@pytest.mark.parametrize("limit", [2, 200])
+def test_the_matrix_has_each_image_and_caption_once(limit):
     rows = [("red.png", "red"), ("red.png", "rosy red"), ("blue.png", "blue"), ("blue.png", "red")]
     audit = audited(rows)
-    values, images, captions = audit_report.matrix(audit, most)
-    assert values.shape == (len(images), len(captions)) == ((1, 2) if most == 2 else (2, 3))
+    values, images, captions = audit_report.matrix(audit, limit)
+    assert values.shape == (len(images), len(captions)) == ((1, 2) if limit == 2 else (2, 3))
     assert values[0, 0] == pytest.approx(audit.cosines[0])
 
 

@@ -1,4 +1,4 @@
-"""What is measured, never how long it took."""
+"""What is measured, never how long it takes."""
 
 import threading
 
@@ -14,8 +14,8 @@ from clipdemo.models.load import load_encoder
 CAPTIONS = [f"caption {n}" for n in range(5)]
 
 
-def cached(encoder, turns=None):
-    return CachedEncoder(encoder, EmbeddingStore(10**6), turns or FairLock())
+def cached(encoder, lock=None):
+    return CachedEncoder(encoder, EmbeddingStore(10**6), lock or FairLock())
 
 
 def run(stopwatch, encoder):
@@ -32,14 +32,14 @@ def test_a_real_checkpoint_is_timed_after_a_warm_up_and_leaves_nothing_behind(fa
     stopwatch = Stopwatch(colour_items[:2], CAPTIONS)
     steps = run(stopwatch, encoder)
     speed = stopwatch.speed(encoder.checkpoint)
-    assert speed.batches == steps - 1 >= costs.LEAST
+    assert speed.batches == steps - 1 >= costs.MIN_BATCHES
     assert (speed.images, speed.captions) == (2, 5)
     assert speed.image_ms > 0
     assert speed.caption_ms > 0
     assert len(encoder.missing(colour_items)) == len(colour_items)
 
 
-def test_embeddings_that_are_held_are_computed_all_the_same(colour_items):
+def test_stored_embeddings_are_computed_again(colour_items):
     plain = PlainEncoder()
     encoder = cached(plain)
     encoder.encode_images(colour_items[:1])
@@ -47,36 +47,36 @@ def test_embeddings_that_are_held_are_computed_all_the_same(colour_items):
     assert plain.images[colour_items[0].name] == 1 + steps
 
 
-def test_a_checkpoint_is_timed_once_until_it_is_asked_for_again(colour_items):
+def test_a_checkpoint_is_timed_once_until_its_measurement_is_discarded(colour_items):
     plain = PlainEncoder()
     encoder, stopwatch = cached(plain), Stopwatch(colour_items[:1], CAPTIONS)
     run(stopwatch, encoder)
-    asked = sum(plain.images.values())
+    encoded = sum(plain.images.values())
     stopwatch.step(encoder)
-    assert sum(plain.images.values()) == asked
+    assert sum(plain.images.values()) == encoded
     stopwatch.forget(encoder.checkpoint)
     assert stopwatch.speed(encoder.checkpoint) is None
     run(stopwatch, encoder)
-    assert sum(plain.images.values()) == 2 * asked
+    assert sum(plain.images.values()) == 2 * encoded
 
 
 def test_a_slow_checkpoint_is_timed_three_times_and_no_more(colour_items, monkeypatch):
     clock = iter(range(0, 10_000, 50))
     monkeypatch.setattr(costs.time, "perf_counter", lambda: next(clock))
     stopwatch, encoder = Stopwatch(colour_items[:4], CAPTIONS), cached(PlainEncoder())
-    assert run(stopwatch, encoder) == 1 + costs.LEAST
+    assert run(stopwatch, encoder) == 1 + costs.MIN_BATCHES
     assert stopwatch.speed(encoder.checkpoint).image_ms == 1000 * 50 / 4
     assert stopwatch.speed(encoder.checkpoint).caption_ms == 1000 * 50 / 5
 
 
-def test_others_get_their_turns_between_two_batches(colour_items):
-    turns = FairLock()
-    encoder, stopwatch = cached(PlainEncoder(), turns), Stopwatch(colour_items[:1], CAPTIONS)
+def test_others_get_the_lock_between_two_batches(colour_items):
+    lock = FairLock()
+    encoder, stopwatch = cached(PlainEncoder(), lock), Stopwatch(colour_items[:1], CAPTIONS)
     served = threading.Event()
-    with turns.take():
+    with lock.acquire():
         timing = threading.Thread(target=run, args=(stopwatch, encoder), daemon=True)
         timing.start()
-        other = threading.Thread(target=lambda: turns.take().__enter__() or served.set(), daemon=True)
+        other = threading.Thread(target=lambda: lock.acquire().__enter__() or served.set(), daemon=True)
         other.start()
         assert not served.wait(0.05)
     assert served.wait(10)

@@ -27,11 +27,11 @@ def squares(item_of):
         ("", ""),
     ],
 )
-def test_a_file_name_says_its_caption(name, caption):
+def test_a_file_name_becomes_a_caption(name, caption):
     assert truth.caption_of(name) == caption
 
 
-def test_file_names_are_the_right_captions(squares, item_of):
+def test_file_names_become_the_right_captions(squares, item_of):
     nameless = item_of(Image.new("RGB", (8, 8)), "-.png")
     found = truth.from_names([*squares, nameless])
     assert found.captions == ("red", "green", "blue")
@@ -55,7 +55,7 @@ def test_rows_find_their_images_by_name_and_each_pair_counts_once(squares):
     assert found.pairs.tolist() == [[0, 0], [0, 1], [1, 2]]
 
 
-def test_a_name_that_two_images_end_in_is_not_guessed(item_of):
+def test_an_ambiguous_file_name_is_not_guessed(item_of):
     items = [item_of(square("red"), "a/x.png"), item_of(square("blue"), "b/x.png")]
     found = truth.from_table(table_of([("x.png", "which"), ("b/x.png", "the blue one")]), items)
     assert found.captions == ("the blue one",)
@@ -63,13 +63,13 @@ def test_a_name_that_two_images_end_in_is_not_guessed(item_of):
 
 
 def test_too_many_pairs_are_counted_and_left_out(squares):
-    rows = [("red.png", f"red number {n}") for n in range(truth.MOST_PAIRS + 7)]
+    rows = [("red.png", f"red number {n}") for n in range(truth.MAX_PAIRS + 7)]
     found = truth.from_table(table_of(rows), squares)
-    assert (len(found.pairs), found.left_out) == (truth.MOST_PAIRS, 7)
+    assert (len(found.pairs), found.left_out) == (truth.MAX_PAIRS, 7)
 
 
 def test_recall_is_that_of_the_audit(squares):
-    """The same definition: several captions of an image are no rivals, a query is a hit or it is none."""
+    """One definition: captions of the same image are not rivals, and each query is either a hit or a miss."""
     from plain_encoder import BACKGROUND, scored
 
     rows = [
@@ -94,14 +94,16 @@ def test_without_pairs_there_is_no_recall(squares):
     assert truth.recall(PlainEncoder(), nothing, Templates()) is None
 
 
-def test_templates_go_round_the_right_captions_too(squares):
-    class Listening(PlainEncoder):
+def test_templates_apply_to_the_right_captions(squares):
+    class Recording(PlainEncoder):
         def encode_captions(self, captions):
-            self.heard = list(captions)
+            self.prompts = list(captions)
             return super().encode_captions(captions)
 
-    encoder, asked = Listening(), truth.from_names(squares)
+    encoder, right = Recording(), truth.from_names(squares)
     templates = Templates(("a photo of {}",))
-    assert truth.recall(encoder, asked, templates).text_to_image.recall[1] == 1
-    assert encoder.heard == asked.prompts(templates) == [f"a photo of {c}" for c in ("red", "green", "blue")]
-    assert np.array_equal(asked.pairs[:, 0], asked.pairs[:, 1])
+    assert truth.recall(encoder, right, templates).text_to_image.recall[1] == 1
+    assert (
+        encoder.prompts == right.prompts(templates) == [f"a photo of {c}" for c in ("red", "green", "blue")]
+    )
+    assert np.array_equal(right.pairs[:, 0], right.pairs[:, 1])

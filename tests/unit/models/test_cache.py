@@ -11,7 +11,7 @@ from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 
 
 class Counting:
-    """The real encoder, with a note of what it was asked for."""
+    """The real encoder; records what it encodes."""
 
     def __init__(self, encoder):
         self.encoder, self.images, self.captions = encoder, [], []
@@ -64,7 +64,7 @@ def test_more_than_a_batch_keeps_its_order(counting, item_of):
     )
 
 
-def test_what_is_missing_is_known_without_encoding(counting, colour_items):
+def test_missing_images_are_listed_without_encoding(counting, colour_items):
     encoder = cached(counting)
     encoder.encode_images(colour_items[:3])
     assert encoder.missing(colour_items) == colour_items[3:]
@@ -101,7 +101,7 @@ def test_two_checkpoints_never_share_an_embedding(colour_clip, tiny_siglip, colo
     assert dims == [encoder.encode_images(colour_items).shape[1] for encoder in encoders]
 
 
-def test_the_store_is_bounded_and_forgets_what_was_used_least_recently():
+def test_the_store_is_bounded_and_drops_the_least_recently_used():
     store = EmbeddingStore(max_bytes=3 * 16)
     row = np.ones(4, dtype=np.float32)
     for name in ("a", "b", "c"):
@@ -112,7 +112,7 @@ def test_the_store_is_bounded_and_forgets_what_was_used_least_recently():
     assert store.nbytes == 48
 
 
-def test_a_kept_row_does_not_keep_its_batch_alive():
+def test_a_cached_row_does_not_keep_its_batch_alive():
     store = EmbeddingStore(10**6)
     batch = np.ones((100, 4), dtype=np.float32)
     store.add({("f", "a"): batch[0]})
@@ -124,14 +124,14 @@ def test_an_image_set_larger_than_the_store_is_still_encoded(counting, colour_it
     np.testing.assert_allclose(rows, counting.encoder.encode_images(colour_items), atol=1e-5)
 
 
-def test_turns_go_in_the_order_of_arrival():
-    turns, order, threads = FairLock(), [], []
+def test_the_lock_is_given_in_the_order_of_arrival():
+    lock, order, threads = FairLock(), [], []
 
     def visitor(name):
-        with turns.take():
+        with lock.acquire():
             order.append(name)
 
-    with turns.take():
+    with lock.acquire():
         for name in range(5):
             threads.append(threading.Thread(target=visitor, args=(name,)))
             threads[-1].start()
@@ -142,8 +142,8 @@ def test_turns_go_in_the_order_of_arrival():
     assert order == [0, 1, 2, 3, 4]
 
 
-def test_who_waits_is_told_how_many_go_first_and_may_leave():
-    turns, told = FairLock(), []
+def test_the_wait_callback_gets_the_number_ahead_and_may_end_the_waiting():
+    lock, told = FairLock(), []
 
     class LeavesError(Exception):
         pass
@@ -153,25 +153,25 @@ def test_who_waits_is_told_how_many_go_first_and_may_leave():
         if len(told) == 3:
             raise LeavesError
 
-    with turns.take(), pytest.raises(LeavesError), turns.take(leave):
+    with lock.acquire(), pytest.raises(LeavesError), lock.acquire(leave):
         pass
-    with turns.take():  # who left stands in nobody's way
+    with lock.acquire():  # the one that left does not block others
         pass
     assert told == [1, 1, 1]
 
 
-def test_who_was_told_is_told_when_the_waiting_ends():
-    turns, told, waits = FairLock(), [], threading.Event()
+def test_the_wait_callback_gets_zero_when_the_waiting_ends():
+    lock, told, waits = FairLock(), [], threading.Event()
 
     def note(before):
         told.append(before)
         waits.set()
 
     def wait():
-        with turns.take(note):
+        with lock.acquire(note):
             pass
 
-    with turns.take():
+    with lock.acquire():
         thread = threading.Thread(target=wait)
         thread.start()
         waits.wait(10)
@@ -180,9 +180,9 @@ def test_who_was_told_is_told_when_the_waiting_ends():
     assert told[-1] == 0
 
 
-def test_a_caption_of_one_visitor_waits_for_one_batch_of_each_other_one(counting, colour_items):
-    """Two visitors with many images each go on encoding; the third wants a single caption."""
-    store, turns, order = EmbeddingStore(10**6), FairLock(), []
+def test_a_caption_waits_for_at_most_one_batch_of_each_other_visitor(counting, colour_items):
+    """Two visitors with many images each keep encoding; the third needs a single caption."""
+    store, lock, order = EmbeddingStore(10**6), FairLock(), []
 
     class Noting(Counting):
         def encode_images(self, items):
@@ -193,26 +193,26 @@ def test_a_caption_of_one_visitor_waits_for_one_batch_of_each_other_one(counting
             order.append("caption")
             return super().encode_captions(captions)
 
-    encoder = CachedEncoder(Noting(counting.encoder), store, turns)
+    encoder = CachedEncoder(Noting(counting.encoder), store, lock)
     batches = [colour_items[:4], colour_items[4:]]
     threads = [threading.Thread(target=encoder.encode_images, args=(batch,)) for batch in batches]
     threads.append(threading.Thread(target=encoder.encode_captions, args=(["red"],)))
     threads += [threading.Thread(target=encoder.encode_images, args=(batch[:1],)) for batch in batches]
-    with turns.take():
+    with lock.acquire():
         for number, thread in enumerate(threads, 1):
             thread.start()
-            while len(turns._waiting) <= number:
+            while len(lock._waiting) <= number:
                 time.sleep(0.001)
     for thread in threads:
         thread.join(10)
-    assert order == ["images", "images", "caption"]  # the last two found theirs encoded
+    assert order == ["images", "images", "caption"]  # the last two found theirs cached
 
 
-def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(counting, colour_items):
+def test_a_released_encoder_returns_cached_rows_and_explains_why_others_fail(counting, colour_items):
     encoder = cached(counting)
     rows = encoder.encode_images(colour_items[:3])
     captions = encoder.encode_captions(["red"])
-    copied = encoder.watched(lambda before: None)
+    copied = encoder.with_wait_callback(lambda before: None)
     encoder.release()
     assert encoder.released
     assert copied.released
@@ -221,23 +221,23 @@ def test_a_released_encoder_gives_what_is_held_and_says_why_it_gives_no_more(cou
     np.testing.assert_array_equal(copied.encode_images(colour_items[:3]), rows)
     np.testing.assert_array_equal(copied.encode_captions(["red"]), captions)
     for use in (lambda: copied.encode_images(colour_items), lambda: encoder.caption_tokens("red")):
-        with pytest.raises(ReleasedCheckpointError, match="put away to make room"):
+        with pytest.raises(ReleasedCheckpointError, match="released to make room"):
             use()
 
 
-def test_a_turn_is_given_back_when_its_work_fails():
-    turns = FairLock()
-    with pytest.raises(ZeroDivisionError), turns.take():
+def test_the_lock_is_released_when_its_block_fails():
+    lock = FairLock()
+    with pytest.raises(ZeroDivisionError), lock.acquire():
         raise ZeroDivisionError
-    with turns.take():
+    with lock.acquire():
         pass
 
 
-def test_captions_are_kept_by_hash_not_by_their_words(counting):
+def test_captions_are_cached_by_hash_rather_than_text(counting):
     assert "secret" not in str(caption_key(counting.checkpoint, "a secret"))
 
 
-def test_captions_share_a_batch_with_others_of_their_length_and_come_back_in_order(counting):
+def test_captions_are_batched_by_length_and_returned_in_order(counting):
     captions = ["red " * 9, "a blue square", "red", "red " * 9, "a pink square beside a black one"]
     rows = cached(counting).encode_captions(captions)
     assert counting.captions == sorted(set(captions), key=len)

@@ -1,4 +1,4 @@
-"""The facts of the catalogue are consistent, and each of them is listed with its source."""
+"""The facts of the catalogue are consistent, and the docs list each with its source."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from clipdemo import load_encoder
 from clipdemo.cli.app import app
-from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, size, title
+from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED, format_bytes, title
 from clipdemo.models.clip.families import FAMILIES
 
 DOCS = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text("utf-8")
@@ -48,7 +48,7 @@ def test_parameters_and_shapes_are_those_of_the_architecture(entry):
     settings = {"text_config": text, "vision_config": vision | {"image_size": entry.image_size}}
     if family == "clip":
         settings["projection_dim"] = entry.dim
-    model_class = getattr(transformers, FAMILIES[family][0])
+    model_class = getattr(transformers, FAMILIES[family].model_class)
     config = model_class.config_class(**settings)
     with torch.device("meta"):
         model = model_class(config)
@@ -57,7 +57,7 @@ def test_parameters_and_shapes_are_those_of_the_architecture(entry):
     assert entry.dim == (config.projection_dim if family == "clip" else config.vision_config.hidden_size)
 
 
-def test_the_embedded_model_is_described_as_it_is():
+def test_the_entry_of_the_embedded_model_matches_its_checkpoint():
     entry, checkpoint = CATALOGUE[EMBEDDED], load_encoder(EMBEDDED).checkpoint
     told = (entry.parameters, entry.dim, entry.image_size, entry.context_length)
     assert told == (checkpoint.parameters, checkpoint.dim, checkpoint.image_size, checkpoint.context_length)
@@ -81,7 +81,7 @@ def test_every_figure_and_commit_is_in_the_docs_with_its_source(entry):
     assert f"{entry.figure.percent:g} %" in DOCS
 
 
-def test_every_entry_says_in_one_line_what_it_is_good_for():
+def test_every_entry_describes_itself_in_one_line():
     for entry in CATALOGUE.values():
         assert 20 < len(entry.about) < 250
         assert entry.about.endswith(".")
@@ -90,12 +90,13 @@ def test_every_entry_says_in_one_line_what_it_is_good_for():
 
 
 def test_sizes_and_titles_are_for_people():
-    assert [size(93_812_468), size(1_710_540_580)] == ["94 MB", "1.7 GB"]
+    sizes = (300_000, 93_812_468, 999_900_000, 1_710_540_580)
+    assert [format_bytes(count) for count in sizes] == ["0.3 MB", "94 MB", "1.0 GB", "1.7 GB"]
     assert title(CLIP_BASE) == "CLIP ViT-B/32"
     assert title("owner/name") == "name"
 
 
-def test_the_command_tells_every_entry_and_whether_it_is_here(monkeypatch, tmp_path):
+def test_the_command_lists_every_entry_and_whether_it_is_on_this_machine(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     text = CliRunner().invoke(app, ["checkpoints"]).stdout
     told = json.loads(CliRunner().invoke(app, ["checkpoints", "--json"]).stdout)["checkpoints"]
@@ -103,7 +104,7 @@ def test_the_command_tells_every_entry_and_whether_it_is_here(monkeypatch, tmp_p
     assert [entry["here"] for entry in told] == [True] + [False] * len(FROM_HUB)
     assert "Embedded model, on this machine" in text
     for entry in FROM_HUB:
-        assert f"{entry.id}  ({entry.title}, to be downloaded, {size(entry.download_bytes)})" in text
+        assert f"{entry.id}  ({entry.title}, to be downloaded, {format_bytes(entry.download_bytes)})" in text
         assert entry.figure.url in text
     base = next(entry for entry in told if entry["id"] == CLIP_BASE)
     assert base["figure"]["percent"] == 30.4

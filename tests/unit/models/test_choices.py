@@ -1,4 +1,4 @@
-"""What a visitor types, or a link says, becomes a checkpoint on offer, a hub name, a folder where allowed, or a sentence."""
+"""Typed names and links become a checkpoint on offer, a hub name, a folder where allowed, or an error."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ def mine(tmp_path):
     return str(folder)
 
 
-def test_the_whole_catalogue_and_the_hosts_own_are_on_offer(mine):
+def test_the_whole_catalogue_and_the_hosts_own_checkpoint_are_on_offer(mine):
     assert choices.offered(CLIP_BASE) == list(CATALOGUE)
     assert choices.offered(mine) == [*CATALOGUE, mine]
 
 
-def test_a_label_says_what_stands_between_the_visitor_and_a_checkpoint(mine):
+def test_a_label_shows_a_download_or_a_failure(mine):
     assert choices.label(EMBEDDED) == "Embedded model"
     assert choices.label(LARGE) == "CLIP ViT-L/14 · 1.7 GB to download"
     assert choices.label(LARGE, failed=True) == "CLIP ViT-L/14 · not available"
@@ -40,12 +40,12 @@ def test_a_label_says_what_stands_between_the_visitor_and_a_checkpoint(mine):
 @pytest.mark.parametrize(
     "words", [LARGE, LARGE.upper(), " CLIP ViT-L/14 ", "clip vit-l/14", "CLIP ViT-L/14 · 1.7 GB to download"]
 )
-def test_what_is_on_offer_answers_to_name_title_and_label(words, typed):
+def test_a_checkpoint_on_offer_is_found_by_name_title_and_label(words, typed):
     assert choices.resolve(words, choices.offered(CLIP_BASE), typed) == LARGE
 
 
 @pytest.mark.parametrize("typed", ["none", "hub", "folders"])
-def test_the_hosts_own_folder_is_always_allowed_by_what_a_link_calls_it(mine, typed):
+def test_the_hosts_own_folder_is_always_allowed_by_its_public_id(mine, typed):
     assert choices.resolve("my-clip", choices.offered(mine), typed) == mine
     assert choices.resolve(mine, choices.offered(mine), typed) == mine
 
@@ -63,14 +63,14 @@ def test_a_folder_can_be_typed_only_where_the_host_allows_it(mine):
     assert choices.resolve(mine, offered, "folders") == mine
     with pytest.raises(CheckpointNotFoundError, match="not open to visitors"):
         choices.resolve(mine, offered, "hub")
-    with pytest.raises(CheckpointNotFoundError, match="there is no folder"):
+    with pytest.raises(CheckpointNotFoundError, match="does not exist on this server"):
         choices.resolve(mine + "-absent", offered, "folders")
 
 
 @pytest.mark.parametrize(
     "words", ["/etc", "/etc/absent", "~", "~root/x", "./x", "..", "../..", "C:\\models", "a\\b", "a/b/c"]
 )
-def test_without_folders_no_answer_tells_what_is_on_the_server(words, monkeypatch):
+def test_where_folders_are_refused_answers_reveal_nothing_about_the_server(words, monkeypatch):
     looked = []
     with monkeypatch.context() as patch:
         for look in ("is_dir", "exists"):
@@ -81,8 +81,8 @@ def test_without_folders_no_answer_tells_what_is_on_the_server(words, monkeypatc
 
 
 @pytest.mark.parametrize("words", ["../x", "/tmp/../etc", "~/models", "/a/b\\..\\c", "/" + "x" * 500])
-def test_with_folders_the_tricks_of_paths_are_refused(words):
-    with pytest.raises(CheckpointNotFoundError, match=r"type the whole path|there is no folder"):
+def test_path_tricks_are_refused_where_folders_are_allowed(words):
+    with pytest.raises(CheckpointNotFoundError, match=r"type the whole path|does not exist on this server"):
         choices.resolve(words, choices.offered(CLIP_BASE), "folders")
 
 
@@ -92,7 +92,7 @@ def test_with_folders_the_tricks_of_paths_are_refused(words):
     ["", "  ", "a/\x00b", "a/b\nc", "\u202eowner/name", "x" * 2000, "**bold**", "![x](http://e/x.png)", "a--b/c",
      "http://x/y", "owner/..", "owner/na me", "<script>", "name"],
 )  # fmt: skip
-def test_what_is_no_name_gets_a_sentence(words, typed):
+def test_an_invalid_name_gets_a_sentence(words, typed):
     with pytest.raises(CheckpointNotFoundError) as refused:
         choices.resolve(words, choices.offered(CLIP_BASE), typed)
     assert any(advice in str(refused.value) for advice in ("type ", "choose ", "check "))

@@ -1,4 +1,4 @@
-"""Real checkpoints on a machine with little memory; one that fits two of them where memory is simulated."""
+"""Real checkpoints on a machine with little memory; the memory is simulated in all tests but the last."""
 
 import gc
 import json
@@ -16,8 +16,8 @@ from clipdemo.errors import NotEnoughMemoryError, ReleasedCheckpointError
 from clipdemo.memory import Memory, Room
 from clipdemo.models import governor
 from clipdemo.models.cache import EmbeddingStore
-from clipdemo.models.governor import Governor
-from clipdemo.models.load import lighter, load_encoder
+from clipdemo.models.governor import Governor, suggest_smaller
+from clipdemo.models.load import load_encoder
 from clipdemo.models.loader import Loader
 
 MB = 10**6
@@ -25,26 +25,26 @@ STEPS = Path(__file__).parents[2] / "small_machine.py"
 
 
 class Session:
-    """What a claim is held by."""
+    """Owner of a claim."""
 
 
-class Shelf(Memory):
-    """A machine with room for so many of the tiny checkpoints, which take 150 MB each; their loads are real."""
+class SmallMachine(Memory):
+    """A machine with room for ``places`` tiny checkpoints, which count 150 MB each; their loads are real."""
 
     def __init__(self, places):
         super().__init__()
         self.places, self.governor = places, None
 
     def room(self):
-        return Room(150 * self.places * MB, 150 * MB * len(self.governor.held))
+        return Room(150 * self.places * MB, 150 * MB * len(self.governor.loaded_bytes))
 
 
 class Heavy(Governor):
-    """Takes each tiny checkpoint for one of 150 MB, as ``Shelf`` does."""
+    """Counts each tiny checkpoint as 150 MB, as ``SmallMachine`` does."""
 
-    def hold(self, name, encoder):
-        measured = super().hold(name, encoder)
-        self._held[name].nbytes = 150 * MB
+    def add_loaded(self, name, encoder):
+        measured = super().add_loaded(name, encoder)
+        self._loaded[name].nbytes = 150 * MB
         return measured
 
 
@@ -63,13 +63,13 @@ def clock():
 
 @pytest.fixture
 def loader_with(monkeypatch, clock):
-    monkeypatch.setattr(governor, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(governor, "POLL_SECONDS", 0.02)
 
     def make(places, load=load_encoder):
-        shelf = Shelf(places)
-        shelf.governor = Heavy(shelf, now=clock)
-        shelf.governor.used()
-        return Loader(EmbeddingStore(MB), load, shelf.governor)
+        machine = SmallMachine(places)
+        machine.governor = Heavy(machine, now=clock)
+        machine.governor.note_first_use()
+        return Loader(EmbeddingStore(MB), load, machine.governor)
 
     return make
 
@@ -81,16 +81,16 @@ def trio(tmp_path_factory, colour_clip):
     return [str(colour_clip), *map(str, folders)]
 
 
-def bring(loader, name, by=None):
-    if by:
-        loader.use(name, by)
+def load_now(loader, name, session=None):
+    if session:
+        loader.use(name, session)
     loader.start(name)
     return loader.wait(name)
 
 
-def until(true):
+def wait_until(condition):
     end = time.monotonic() + 20
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -98,40 +98,40 @@ def until(true):
 def test_the_least_recently_used_one_makes_room(loader_with, trio):
     first, second, third = trio
     loader = loader_with(2)
-    assert bring(loader, first).state == bring(loader, second).state == "ready"
+    assert load_now(loader, first).state == load_now(loader, second).state == "ready"
     kept = loader.encoder(first)
-    loader.governor._held[second].used -= 1  # the clock stands still
-    assert bring(loader, third).state == "ready"
+    loader.governor._loaded[second].used_at -= 1  # the clock stands still
+    assert load_now(loader, third).state == "ready"
     assert loader.encoder(first) is kept
     assert loader.encoder(second) is None
     assert loader.status(second).state == "idle"
 
 
-def test_what_a_released_one_encoded_can_still_be_had(loader_with, trio):
+def test_a_released_encoder_still_returns_its_cached_rows(loader_with, trio):
     first, second, _ = trio
     loader = loader_with(1)
-    bring(loader, first)
+    load_now(loader, first)
     row = loader.encoder(first).encode_captions(["red"])
-    bring(loader, second)
+    load_now(loader, second)
     known = loader.known(first)
     assert known.released
     assert (known.encode_captions(["red"]) == row).all()
     with pytest.raises(ReleasedCheckpointError):
         known.encode_captions(["never seen"])
     assert loader.cost(first).held_bytes > 0
-    assert bring(loader, first).state == "ready"
+    assert load_now(loader, first).state == "ready"
     assert loader.encoder(first).encode_captions(["never seen"]).shape == (1, 16)
 
 
-def test_one_in_use_is_never_released_and_the_other_waits_until_the_session_leaves(loader_with, trio):
+def test_a_checkpoint_in_use_is_never_released_and_the_other_waits_until_the_session_ends(loader_with, trio):
     first, second, _ = trio
     loader = loader_with(1)
     here, there = Session(), Session()
-    bring(loader, first, here)
+    load_now(loader, first, here)
     kept = loader.encoder(first)
     loader.use(second, there)
     loader.start(second)
-    until(lambda: loader.status(second).state == "waiting")
+    wait_until(lambda: loader.status(second).state == "waiting")
     assert "is in use" in loader.status(second).reason
     assert loader.status(second).busy
     assert loader.encoder(first) is kept
@@ -142,108 +142,109 @@ def test_one_in_use_is_never_released_and_the_other_waits_until_the_session_leav
     assert kept.released
 
 
-def test_a_session_that_changes_to_another_checkpoint_gives_the_first_one_free(loader_with, trio):
+def test_a_session_that_switches_to_another_checkpoint_frees_the_first(loader_with, trio):
     loader = loader_with(1)
     session = Session()
-    bring(loader, trio[0], session)
-    assert bring(loader, trio[1], session).state == "ready"
+    load_now(loader, trio[0], session)
+    assert load_now(loader, trio[1], session).state == "ready"
     assert loader.encoder(trio[0]) is None
 
 
-def test_a_claim_that_is_not_renewed_counts_no_more(loader_with, trio, clock):
+def test_a_claim_that_is_not_renewed_expires(loader_with, trio, clock):
     loader = loader_with(1)
     here, there = Session(), Session()
-    bring(loader, trio[0], here)
+    load_now(loader, trio[0], here)
     clock.at += governor.CLAIM_SECONDS + 1
-    assert bring(loader, trio[1], there).state == "ready"
+    assert load_now(loader, trio[1], there).state == "ready"
 
 
 def test_waiting_ends_with_a_sentence(loader_with, trio, clock):
     loader = loader_with(1)
     here, there = Session(), Session()
-    bring(loader, trio[0], here)
+    load_now(loader, trio[0], here)
     loader.use(trio[1], there)
     loader.start(trio[1])
-    until(lambda: loader.status(trio[1]).state == "waiting")
-    clock.at += governor.PATIENCE_SECONDS
+    wait_until(lambda: loader.status(trio[1]).state == "waiting")
+    clock.at += governor.MAX_WAIT_SECONDS
     status = loader.wait(trio[1])
     assert status.state == "failed"
     assert "is in use, try later" in status.reason
     assert not loader.encoder(trio[0]).released
-    assert bring(loader, trio[0], here).state == "ready"
+    assert load_now(loader, trio[0], here).state == "ready"
 
 
-def test_what_nobody_waits_for_neither_waits_nor_takes_anothers_place(loader_with, trio):
+def test_a_load_without_a_session_neither_waits_nor_displaces_another(loader_with, trio):
     loader = loader_with(1)
     here = Session()
-    bring(loader, trio[0], here)
-    assert bring(loader, trio[1]).state == "failed"
+    load_now(loader, trio[0], here)
+    assert load_now(loader, trio[1]).state == "failed"
     assert loader.encoder(trio[0])
 
 
-def test_a_load_whose_visitor_turns_away_while_it_waits_has_not_failed(loader_with, trio):
+def test_a_load_whose_visitor_leaves_while_it_waits_has_not_failed(loader_with, trio):
     loader = loader_with(1)
     here, there = Session(), Session()
-    bring(loader, trio[0], here)
+    load_now(loader, trio[0], here)
     loader.use(trio[1], there)
     loader.start(trio[1])
-    until(lambda: loader.status(trio[1]).state == "waiting")
+    wait_until(lambda: loader.status(trio[1]).state == "waiting")
     loader.use(trio[2], there)
     assert loader.wait(trio[1]).state == "idle"
     assert not loader.encoder(trio[0]).released
 
 
-def test_patience_begins_anew_with_every_load_that_ends(loader_with, trio, clock):
+def test_every_load_that_ends_restarts_the_waiting_time(loader_with, trio, clock):
     loader = loader_with(1)
     here, there = Session(), Session()
-    bring(loader, trio[0], here)
+    load_now(loader, trio[0], here)
     loader.use(trio[1], there)
     loader.start(trio[1])
-    until(lambda: loader.status(trio[1]).state == "waiting")
-    clock.at += governor.PATIENCE_SECONDS - 1
-    loader.governor.leave(trio[2])  # a load that ended, whatever came of it
-    clock.at += governor.PATIENCE_SECONDS - 1
-    time.sleep(5 * governor.LOOK_SECONDS)
+    wait_until(lambda: loader.status(trio[1]).state == "waiting")
+    clock.at += governor.MAX_WAIT_SECONDS - 1
+    loader.governor.end_load(trio[2])
+    clock.at += governor.MAX_WAIT_SECONDS - 1
+    time.sleep(5 * governor.POLL_SECONDS)
     assert loader.status(trio[1]).state == "waiting"
     clock.at += 1
     assert "try later" in loader.wait(trio[1]).reason
 
 
-def test_what_can_never_fit_is_refused_before_a_download_with_something_to_try(loader_with, colour_clip):
+def test_a_checkpoint_that_cannot_fit_is_refused_before_its_download_with_one_that_would(
+    loader_with, colour_clip
+):
     loader = loader_with(2)
     with pytest.raises(NotEnoughMemoryError) as refused:
-        loader.governor.judge("owner/large-model", 1700 * MB)
+        loader.governor.refuse_if_hopeless("owner/large-model", 1700 * MB)
     assert str(refused.value) == (
-        "this machine has 0.3 GB, 0.3 GB of them free, and large-model needs about 2.2 GB; try "
+        "large-model needs about 2.2 GB of memory, and this machine has 300 MB free of 300 MB; try "
         "TinyCLIP ViT-8M/16 or the embedded model"
     )
-    shelf = loader.governor.memory
-    shelf.places = 10
+    loader.governor.memory.places = 10
     with pytest.raises(NotEnoughMemoryError, match=r"try SigLIP ViT-B/16 or the embedded model"):
-        loader.governor.judge("owner/large-model", 1700 * MB)
+        loader.governor.refuse_if_hopeless("owner/large-model", 1700 * MB)
 
 
-def test_a_refused_download_fetches_nothing(loader_with, colour_clip, tmp_path, monkeypatch):
+def test_a_refused_checkpoint_is_not_downloaded(loader_with, colour_clip, tmp_path, monkeypatch):
     from stand_in_hub import StandInHub
 
     with StandInHub({"owner/large": colour_clip}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path))
         loader = loader_with(0)
-        status = bring(loader, "owner/large")
+        status = load_now(loader, "owner/large")
         assert status.state == "failed"
         assert "try the embedded model" in status.reason
         assert not list(tmp_path.rglob("blobs/*"))
 
 
-def test_an_error_while_loading_leaves_nothing_reserved(loader_with, trio, tmp_path):
+def test_a_failed_load_leaves_no_memory_reserved(loader_with, trio, tmp_path):
     loader = loader_with(1)
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "clip"}')
     (broken / "model.safetensors").write_bytes(b"no tensors")
-    assert bring(loader, str(broken)).state == "failed"
-    assert bring(loader, trio[0]).state == "ready"
+    assert load_now(loader, str(broken)).state == "failed"
+    assert load_now(loader, trio[0]).state == "ready"
 
 
 def test_loads_that_overlap_are_admitted_one_after_the_other(loader_with, trio):
@@ -253,7 +254,7 @@ def test_loads_that_overlap_are_admitted_one_after_the_other(loader_with, trio):
         gate = hooks["gate"]
 
         class Noting:
-            judge = gate.judge
+            refuse_if_hopeless = gate.refuse_if_hopeless
 
             def admit(self, *args):
                 gate.admit(*args)
@@ -272,8 +273,8 @@ def test_loads_that_overlap_are_admitted_one_after_the_other(loader_with, trio):
     assert most == [1, 1, 1]
 
 
-def test_twenty_sessions_that_keep_switching_never_lose_what_they_use(loader_with, trio):
-    """A run that claimed first and then got its encoder can encode, whatever the others do."""
+def test_twenty_sessions_that_keep_switching_never_lose_a_checkpoint_in_use(loader_with, trio):
+    """A script run that claims first and then gets its encoder can encode, whatever other sessions do."""
     loader = loader_with(2)
     errors, done = [], []
 
@@ -293,7 +294,7 @@ def test_twenty_sessions_that_keep_switching_never_lose_what_they_use(loader_wit
                 errors.append(error)
 
     for name in trio[:2]:
-        bring(loader, name)
+        load_now(loader, name)
     threads = [threading.Thread(target=session, args=(n,)) for n in range(20)]
     for thread in threads:
         thread.start()
@@ -303,10 +304,10 @@ def test_twenty_sessions_that_keep_switching_never_lose_what_they_use(loader_wit
     assert not errors
 
 
-def test_what_to_try_instead_is_the_largest_of_the_catalogue_that_fits():
-    assert lighter(900 * MB) == "CLIP ViT-B/32 or the embedded model"
-    assert lighter(800 * MB) == "TinyCLIP ViT-8M/16 or the embedded model"
-    assert lighter(200 * MB) == "the embedded model"
+def test_the_largest_of_the_catalogue_that_fits_is_suggested():
+    assert suggest_smaller(900 * MB) == "CLIP ViT-B/32 or the embedded model"
+    assert suggest_smaller(800 * MB) == "TinyCLIP ViT-8M/16 or the embedded model"
+    assert suggest_smaller(200 * MB) == "the embedded model"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -327,5 +328,5 @@ def test_resident_memory_rises_and_falls_on_a_small_machine(tmp_path):
     assert seen["second"] < base + 1.4 * weights  # both would take twice the weights
     assert seen["released"] < base + 0.4 * weights
     assert seen["held"] == pytest.approx(weights, rel=0.25)
-    assert "needs about 1.0 GB" in seen["refusal"]
+    assert "needs about 954 MB of memory" in seen["refusal"]
     assert seen["waiting"] == ["waiting", "ready"]

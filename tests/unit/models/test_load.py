@@ -34,7 +34,7 @@ def test_a_hub_name_becomes_an_encoder_with_its_resolved_revision(hub, colour_it
     assert (cosine.argmax(axis=0) == np.arange(len(colour_items))).all()
 
 
-def test_a_checkpoint_that_is_here_needs_no_hub(hub):
+def test_a_cached_checkpoint_loads_without_the_hub(hub):
     assert not load.is_local("tiny/safe")
     load_encoder("tiny/safe")
     assert load.is_local("tiny/safe")
@@ -44,7 +44,7 @@ def test_a_checkpoint_that_is_here_needs_no_hub(hub):
     assert hub.count("model.safetensors") == asked
 
 
-def test_broken_files_in_the_cache_are_fetched_again(hub, tmp_path):
+def test_broken_files_in_the_cache_are_downloaded_again(hub, tmp_path):
     load_encoder("tiny/safe")
     weights = next((tmp_path / "home").rglob("snapshots/*/model.safetensors")).resolve()
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -57,7 +57,7 @@ def test_pickled_weights_are_read_only_for_catalogue_names(hub):
         load_encoder("tiny/pickled")
 
 
-def test_pickled_weights_already_in_the_cache_are_refused_all_the_same(hub, tmp_path):
+def test_pickled_weights_in_the_cache_are_refused_as_well(hub, tmp_path):
     load_encoder(catalogue.CLIP_BASE)
     home = next((tmp_path / "home").rglob("models--openai--clip-vit-base-patch32"))
     copy = shutil.copytree(home, home.parent / "models--tiny--pickled", symlinks=True)
@@ -80,25 +80,25 @@ def test_two_revisions_have_two_fingerprints(hub, colour_clip, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["no-slash", "a/b/c", "../../etc/passwd", "http://x/y", "", "owner/na me"])
-def test_what_is_no_name_is_refused_before_anything_is_asked(hub, name):
+def test_an_invalid_name_is_refused_before_any_request(hub, name):
     with pytest.raises(CheckpointNotFoundError):
         load_encoder(name)
     assert not hub.requests
 
 
-def test_an_unknown_name_says_so(hub):
+def test_an_unknown_name_is_in_the_error(hub):
     with pytest.raises(CheckpointNotFoundError, match="tiny/absent"):
         load_encoder("tiny/absent")
 
 
-def test_a_hub_that_is_down_is_a_sentence(monkeypatch, tmp_path):
+def test_an_unreachable_hub_gives_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubUnreachableError, match="does not answer"):
         load_encoder("tiny/safe")
 
 
-def test_the_host_chooses_what_is_preferred():
+def test_the_host_sets_the_preferred_checkpoint():
     assert load.preferred({}) == catalogue.CLIP_BASE
     assert load.preferred({"CLIPDEMO_CHECKPOINT": " /models/mine "}) == "/models/mine"
 
@@ -133,9 +133,7 @@ def test_a_catalogue_name_is_loaded_at_its_pinned_commit(hub):
     assert len(hub.requests) == asked  # the second time without the hub
 
 
-def test_another_commit_on_disk_is_used_when_the_hub_is_out_of_reach_and_shown_with_its_commit(
-    hub, monkeypatch, tmp_path
-):
+def test_without_the_hub_another_cached_commit_is_used_and_shown(hub, monkeypatch, tmp_path):
     load_encoder(catalogue.CLIP_BASE)
     home, older = next((tmp_path / "home").rglob("models--openai--clip-vit-base-patch32")), "0" * 39 + "1"
     next((home / "snapshots").iterdir()).rename(home / "snapshots" / older)
@@ -149,7 +147,7 @@ def test_another_commit_on_disk_is_used_when_the_hub_is_out_of_reach_and_shown_w
     assert hub.count("pytorch_model.bin") == 1
 
 
-def test_a_broken_copy_without_the_hub_says_that_the_hub_is_needed(hub, monkeypatch, tmp_path):
+def test_a_broken_copy_without_the_hub_gives_the_hub_error(hub, monkeypatch, tmp_path):
     load_encoder("tiny/safe")
     weights = next((tmp_path / "home").rglob("snapshots/*/model.safetensors")).resolve()
     weights.write_bytes(weights.read_bytes()[:1000])

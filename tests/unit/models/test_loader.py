@@ -46,7 +46,7 @@ def test_loading_twice_at_once_happens_once(store, colour_clip):
     assert len(loads) == 1
 
 
-def test_a_failure_is_kept_as_its_sentence_and_can_be_tried_again(store, colour_clip):
+def test_a_failure_keeps_its_sentence_and_can_be_retried(store, colour_clip):
     tries = []
 
     def flaky(name, **hooks):
@@ -64,7 +64,7 @@ def test_a_failure_is_kept_as_its_sentence_and_can_be_tried_again(store, colour_
     assert loader.wait("owner/name").state == "ready"
 
 
-def test_progress_is_seen_while_downloading(store, colour_clip):
+def test_progress_is_visible_during_the_download(store, colour_clip):
     seen, reported, go = [], threading.Event(), threading.Event()
 
     def downloading(name, *, on_progress, **hooks):
@@ -102,13 +102,13 @@ def test_one_checkpoint_waits_for_the_other_when_asked_to(store, colour_clip):
     assert order == ["first", "second"]
 
 
-def test_the_embedded_model_is_an_encoder_from_the_start(store, item_of):
+def test_the_embedded_model_is_available_from_the_start(store, item_of):
     encoder = Loader(store).encoder(EMBEDDED)
     assert encoder.encode_images([item_of(Image.new("RGB", (300, 200)))]).shape == (1, 386)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_nobody_foresaw_is_a_failure_not_an_endless_wait(store):
+def test_an_unexpected_error_is_a_failure_rather_than_an_endless_wait(store):
     def broken(name, **hooks):
         raise RuntimeError("CUDA out of memory")
 
@@ -117,32 +117,32 @@ def test_an_error_nobody_foresaw_is_a_failure_not_an_endless_wait(store):
     assert loader.wait("owner/name").state == "failed"
 
 
-def test_two_checkpoints_begun_at_once_in_a_fresh_process_both_load(colour_clip):
-    """transformers' lazy names are not safe in two threads; where it was imported before, nothing shows."""
+def test_two_checkpoints_started_at_once_in_a_fresh_process_both_load(colour_clip):
+    """transformers' lazy names are not thread-safe; only a process that has not imported it shows that."""
     program = (
         "from clipdemo.models.cache import EmbeddingStore\n"
         "from clipdemo.models.loader import Loader\n"
         "loader = Loader(EmbeddingStore(10**6))\n"
         f"names = ['embedded', {str(colour_clip)!r}]\n"
         "for name in names: loader.start(name)\n"
-        "told = [loader.wait(name) for name in names]\n"
-        "assert [status.state for status in told] == ['ready', 'ready'], told\n"
+        "states = [loader.wait(name) for name in names]\n"
+        "assert [status.state for status in states] == ['ready', 'ready'], states\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("after", ["None", "'embedded'"])
-def test_a_process_that_ends_waits_for_torch_and_begins_nothing_more(after):
+def test_an_exiting_process_waits_for_torch_and_starts_no_other_load(after):
     program = f"""
 import atexit, threading, time, torch
 from clipdemo.models.cache import CachedEncoder, EmbeddingStore
 from clipdemo.models.loader import Loader
 
-begun = threading.Event()
+started = threading.Event()
 
 def work(*_, **__):
-    begun.set()
+    started.set()
     until = time.monotonic() + 1
     while time.monotonic() < until:
         torch.ones(200, 200) @ torch.ones(200, 200)
@@ -152,8 +152,8 @@ loader = Loader(EmbeddingStore(10**6), work)
 loader.start("embedded")
 if {after}:
     loader.start("owner/name", after={after})
-begun.wait()
-atexit.register(lambda: (time.sleep(0.3), print(loader.status("embedded").state, loader.status("owner/name").state)))
+started.wait() atexit.register(lambda: (time.sleep(0.3), print(loader.status("embedded").state,
+loader.status("owner/name").state)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ready idle\n", "")

@@ -36,7 +36,7 @@ def test_a_ranking_reads_back_with_its_checkpoint(encoder):
 @pytest.mark.parametrize(
     "cell", ["=1+1", "+1+1", "-A1", "@SUM(A1)", "\t=1", "  =1", '=HYPERLINK("http://x")']
 )
-def test_formulas_from_names_and_captions_are_neutralised(encoder, cell):
+def test_formulas_in_names_and_captions_are_escaped(encoder, cell):
     table = read(
         files.ranking_csv([Ranked(cell, [Hit(1, 0, 0.5, 9)], [cell])], encoder.checkpoint, Templates())
     )
@@ -66,15 +66,30 @@ def test_formulas_from_names_and_captions_are_neutralised(encoder, cell):
         *["＝1", "＋1", "－1", "＠SUM(A1)", "  －1", "-１", "-1,5", "+49 30 1", "-1|A1"],
     ],
 )
-def test_what_begins_like_a_number_but_is_none_is_neutralised(cell):
-    assert files.inert(cell) == f"'{cell}"
+def test_text_that_only_starts_like_a_number_is_escaped(cell):
+    assert files.escape_formula(cell) == f"'{cell}"
 
 
 @pytest.mark.parametrize(
     "cell", ["-1.5", "+3", "-2e-5", "-.5", "-7.", "+1E+10", " -1 ", "0", "a-b", "a=b", "", " "]
 )
-def test_plain_numbers_and_words_stay_as_they_are(cell):
-    assert files.inert(cell) == cell
+def test_plain_numbers_and_words_are_unchanged(cell):
+    assert files.escape_formula(cell) == cell
+
+
+def test_rows_can_be_written_one_by_one():
+    out = io.StringIO(newline="")
+    writer = files.CsvWriter(out, ["=name", "b"], line_end="\r\n")
+    assert out.getvalue() == "'=name,b\r\n"
+    writer.write(["@x", None])
+    writer.write([-1.5, "-1.5"])
+    assert out.getvalue() == "'=name,b\r\n'@x,\r\n-1.5,-1.5\r\n"
+
+
+def test_a_file_without_rows_has_its_header(encoder):
+    data = files.ranking_csv([], encoder.checkpoint, Templates())
+    assert data.startswith(b"\xef\xbb\xbfquery,rank,name,cosine,percentile,share,")
+    assert len(read(data)) == 0
 
 
 def test_a_matrix_reads_back_with_its_notes():
@@ -86,7 +101,7 @@ def test_a_matrix_reads_back_with_its_notes():
     assert table.iloc[1].tolist() == ["'=1+1", -0.5, "1", "tiny", "'-x"]
 
 
-def test_words_of_any_script_survive(encoder):
+def test_any_script_survives(encoder):
     caption = 'ein „Hund", 犬 🐕 كلب'
     table = read(
         files.ranking_csv([Ranked(caption, [Hit(1, 0, 0.5, 9)], ["ö.jpg"])], encoder.checkpoint, Templates())

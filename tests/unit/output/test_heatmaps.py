@@ -1,7 +1,9 @@
 import json
+import re
 
 import numpy as np
 import pytest
+from inert_pages import Page, hash_source
 
 from clipdemo.output import heatmaps
 from clipdemo.output.heatmaps import Axis
@@ -24,7 +26,7 @@ def draw(values=VALUES, rows=("a.jpg", "b.jpg"), columns=("a cat", "a dog", "a c
     return heatmaps.heatmap(sheet, Axis(rows, STRIP), Axis(columns), **more)
 
 
-def test_a_cell_has_its_colour_its_number_and_its_place():
+def test_a_cell_has_its_colour_number_and_position():
     figure = draw()
     cells, targets, _ = figure.data
     assert targets is figure.data[heatmaps.TARGETS]
@@ -34,20 +36,20 @@ def test_a_cell_has_its_colour_its_number_and_its_place():
     np.testing.assert_allclose(targets.customdata[3], [0.4, 0.4, 40])
 
 
-def test_the_first_row_is_on_top_beside_its_thumbnail():
+def test_the_first_row_is_on_top_next_to_its_thumbnail():
     layout = draw().layout
     assert list(layout.yaxis.range) == [1.5, -0.5]
     (strip,) = layout.images  # captions have none
     assert (strip.y, strip.sizey, strip.yanchor) == (-0.5, 2, "top")
 
 
-def test_the_colour_bar_tells_the_values_and_whose_they_are():
+def test_the_colour_bar_shows_values_and_checkpoint():
     figure = draw()
     assert list(figure.data[0].colorbar.ticktext) == ["0.000", "0.100", "0.200", "0.300", "0.400"]
     assert "cosine, under tiny" in figure.layout.annotations[0].text
 
 
-def test_ranks_count_down_to_one_at_the_bright_end():
+def test_rank_one_is_at_the_bright_end():
     sheet = Sheet(np.array([[1, 3, 2]], np.float32), "rank of the caption", 3, 1, 0)
     figure = heatmaps.heatmap(
         sheet, Axis(["a"]), Axis(["x", "y", "z"]), title="under tiny", extra=[VALUES[:1]]
@@ -64,7 +66,7 @@ def test_colours_rise_in_lightness():
     assert light == sorted(light)
 
 
-def test_many_cells_carry_no_numbers_and_draw_no_markers():
+def test_many_cells_are_drawn_without_numbers_and_markers():
     values = np.random.default_rng(0).random((200, 50)).astype(np.float32)
     figure = draw(values, [f"{n}.jpg" for n in range(200)], [f"caption {n}" for n in range(50)])
     assert figure.data[0].text is None
@@ -75,14 +77,14 @@ def test_many_cells_carry_no_numbers_and_draw_no_markers():
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_names_cannot_carry_markup_into_the_heatmap(hostile):
+def test_markup_in_names_is_escaped_in_the_heatmap(hostile):
     figure = draw(rows=(hostile, "b.jpg"), columns=(hostile, "a dog", "a cow"))
     shown = json.dumps([figure.layout.to_plotly_json(), figure.data[1].hovertemplate], default=str)
     for tag in ("<b o", "<a", "<script", "</script", "&quot;"):
         assert tag not in shown
 
 
-def test_a_caption_is_short_on_the_axis_and_whole_on_hover():
+def test_a_caption_is_short_on_the_axis_and_complete_on_hover():
     caption = "a very long caption that goes on " * 8 + "to its end"
     layout = draw(columns=[caption, "a dog", "a cow"]).layout
     assert len(layout.xaxis.ticktext[0]) < 40
@@ -96,16 +98,16 @@ def test_wide_letters_take_more_room():
     assert layout.xaxis.ticktext[2] == "\u2068كلب\u2069"  # isolated: it runs right to left
 
 
-def test_a_thing_with_itself_cannot_be_clicked():
+def test_the_diagonal_cannot_be_clicked():
     values = np.array([[np.nan, 0.5], [0.5, np.nan]], np.float32)
     figure = draw(values, ["a", "b"], ["a", "b"], extra=[np.nan_to_num(values)])
     assert list(figure.data[1].x) == [-9, 1, 0, -9]
     assert list(figure.data[0].text[0]) == ["", "0.500"]
-    itself = figure.data[2]  # where the pointer is told so
-    assert list(zip(itself.x, itself.y, strict=True)) == [(0, 0), (1, 1)]
+    diagonal = figure.data[2]
+    assert list(zip(diagonal.x, diagonal.y, strict=True)) == [(0, 0), (1, 1)]
 
 
-def test_thumbnails_on_both_sides_keep_square_cells_beside_a_wide_colour_bar():
+def test_thumbnails_on_both_sides_keep_cells_square_below_a_wide_colour_bar():
     rows, columns = Axis(["a", "b"], STRIP, 44), Axis(["a", "b"], STRIP, 44)
     figure = draw(VALUES[:, :2], ["a", "b"], ["a", "b"])
     width = heatmaps.heatmap_width(rows, columns)
@@ -117,13 +119,29 @@ def test_thumbnails_on_both_sides_keep_square_cells_beside_a_wide_colour_bar():
     assert len(figure.layout.images) == 1
 
 
-def test_one_html_file_holds_everything_and_fetches_nothing():
-    page = heatmaps.one_file_html(
+def test_the_html_file_contains_everything_and_loads_nothing():
+    page = heatmaps.heatmap_html(
         draw(rows=(HOSTILE[3], "b")), "Cosine <b> under tiny", f"templates: {HOSTILE[3]}"
-    ).decode()
+    )
     assert page.startswith("<!doctype html>")
     assert "<title>Cosine &lt;b&gt; under tiny</title>" in page
     assert "alert(1)</script>" not in page
     assert "<script>alert" not in page
     assert '<script src="http' not in page.replace("'", '"')
     assert len(page) > 1_000_000  # plotly.js is inside
+
+
+def test_the_policy_of_the_html_file_allows_only_the_scripts_of_the_figure():
+    html = heatmaps.heatmap_html(draw(rows=(HOSTILE[3], "b")), HOSTILE[3], HOSTILE[3])
+    policy = Page(html).policy
+    scripts = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == Page(html).tags.count("script")
+    assert policy.pop("script-src") == [hash_source(script) for script in scripts]
+    assert policy == {
+        "default-src": ["'none'"],
+        "style-src": ["'unsafe-inline'"],
+        "img-src": ["data:", "blob:"],
+        "connect-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'none'"],
+    }

@@ -286,7 +286,7 @@ def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(train
 
 
 def test_frozen_towers_see_every_image_once_ever(table, tiny_towers, tmp_path, monkeypatch):
-    from clipdemo.models.trained import encoder as files
+    from clipdemo.models.trained import features as files
 
     seen = []
     encode = files.image_features
@@ -363,7 +363,7 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
     from safetensors.torch import load_file
 
     from clipdemo.images import decode as images
-    from clipdemo.models.embedded import encoder as embedded
+    from clipdemo.models.embedded import towers as embedded_towers
 
     monkeypatch.setattr(images, "_thumbnail", lambda image: pytest.fail("nobody looks at a thumbnail here"))
     text = towers["text_tower"]
@@ -377,7 +377,7 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
         batch_size=8,
     )
     learned = load_file(tmp_path / "m/image_tower/model.safetensors")
-    shipped = embedded.load_image_tower().state_dict()
+    shipped = embedded_towers.load_image_tower().state_dict()
     assert learned.keys() == {f"model.{name}" for name in shipped}
     name = "_blocks.3._bn1.weight"
     assert not torch.equal(learned[f"model.{name}"], shipped[name])
@@ -409,18 +409,21 @@ def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
 
     from clipdemo import similarity
     from clipdemo.models.embedded import conse
-    from clipdemo.models.embedded import encoder as embedded
+    from clipdemo.models.embedded import towers as embedded_towers
     from clipdemo.models.trained.encoder import TrainedEncoder
     from clipdemo.models.trained.folder import DualEncoder, open_towers, save
     from clipdemo.models.trained.recipes import EMBEDDED, Recipe
 
     image, image_from, text, text_from = open_towers(EMBEDDED, EMBEDDED)
     save(tmp_path / "m", DualEncoder(Recipe(image_from, text_from, "linear", 384, True, 0.1), image, text))
-    ours, builtin = TrainedEncoder(tmp_path / "m"), embedded.EmbeddedEncoder()
+    ours, builtin = TrainedEncoder(tmp_path / "m"), load_encoder("embedded")
     captions = [f"a {colour} square" for colour in COLOURS]
-    tower, views = embedded.load_image_tower(), [embedded.pixels(item.image) for item in colour_items]
+    tower, views = (
+        embedded_towers.load_image_tower(),
+        [embedded_towers.pixels(item.image) for item in colour_items],
+    )
     with torch.inference_mode():
-        logits = [embedded.image_features(tower, torch.from_numpy(view))[1].numpy() for view in views]
+        logits = [embedded_towers.image_features(tower, torch.from_numpy(view))[1].numpy() for view in views]
     images = conse.embed_images(np.concatenate(logits))
     np.testing.assert_allclose(ours.encode_images(colour_items), images, atol=1e-5)
     texts = similarity.unit(builtin.encode_sentences(captions) - conse.centre())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 
 import pandas as pd
@@ -14,7 +13,8 @@ from clipdemo.audit.footprint import peak_resident_bytes
 from clipdemo.audit.judge import FLAGS, Audit, Summary
 from clipdemo.errors import TableError
 from clipdemo.models import catalogue, load
-from clipdemo.output import files, heatmaps, pictures
+from clipdemo.output import heatmaps, pictures
+from clipdemo.output.files import CsvWriter
 from clipdemo.output.heatmaps import Axis
 from clipdemo.scoring.matrix import Sheet
 from clipdemo.scoring.retrieval import RetrievalMetrics
@@ -205,7 +205,7 @@ def _downloads(job: AuditJob, audit: Audit, summary: Summary) -> None:
             "Report (HTML)",
             "report.html",
             "text/html",
-            lambda: report.audit_html(audit, summary, _footprint_html(job)).encode(),
+            lambda: report.audit_html(audit, summary, _usage(job)).encode(),
             "description",
         ),
     ]
@@ -231,19 +231,18 @@ def _downloads(job: AuditJob, audit: Audit, summary: Summary) -> None:
 
 def output_csv(audit: Audit) -> bytes:
     """The scored table, with a byte-order mark so that spreadsheets read it right."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(map(files.inert, report.header(audit.table)))
+    out = io.StringIO(newline="")
+    writer = CsvWriter(out, report.header(audit.table), line_end="\r\n")
     try:
         for row in audit.rows():
-            writer.writerow(map(files.inert, row))
+            writer.write(row)
     except TableError as error:  # the audit ended here; the rows scored before are kept
-        writer.writerow([files.inert(str(error))])
+        writer.write([str(error)])
     return out.getvalue().encode("utf-8-sig")
 
 
-def _footprint_html(job: AuditJob) -> str:
-    return report.footprint_html(
+def _usage(job: AuditJob) -> report.Usage:
+    return report.Usage(
         job.footprint.stages, job.seconds, job.encoder.device, peak_resident_bytes(), _gpu(job)
     )
 

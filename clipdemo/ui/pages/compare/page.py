@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from clipdemo.compare.report import WHY_RANKS, Facts
+from clipdemo.compare.report import WHY_RANKS, ReportDetails
 from clipdemo.errors import ClipdemoError
 from clipdemo.limits import MEGABYTE
 from clipdemo.models import load
@@ -45,7 +45,7 @@ def show(view: View, engine: Engine) -> None:
     recalls = ground_truth.recalls(sides, truth, view)
     costs = compare_results.costs(engine, entrants)
     if results:
-        compare_results.downloads(results, Facts(view.templates, costs, recalls, truth))
+        compare_results.downloads(results, ReportDetails(view.templates, costs, recalls, truth))
     more = truth.prompts(view.templates) if truth else []
     whole = Task(names, view.items, tuple(dict.fromkeys([*prompts, *more])))
     view.hand_over(ComparisonJob(engine, whole))

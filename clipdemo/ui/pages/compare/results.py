@@ -13,7 +13,7 @@ from clipdemo.compare import report as compare_report
 from clipdemo.compare import tables
 from clipdemo.compare.costs import Cost
 from clipdemo.compare.ranks import Agreement, Comparison, Dispute, ordinal
-from clipdemo.compare.report import Facts
+from clipdemo.compare.report import ReportDetails
 from clipdemo.compare.tables import MEANINGS
 from clipdemo.models.cache import CachedEncoder
 from clipdemo.output import charts
@@ -72,7 +72,7 @@ def show(sides: Sequence[Side], entrants: Sequence[Entrant], view: View) -> Resu
         caption = st.selectbox("Caption", view.captions, key="compare-caption", persist_state="session")
         k = st.selectbox("Images a model", FIRST, index=1, key="compare-k", persist_state="session")
     titles = [side.title for side in sides]
-    comparison = compare.compare([side.matrix for side in sides])
+    comparison = compare.compare_matrices([side.matrix for side in sides])
     at = view.captions.index(caption) if caption in view.captions else 0
     results = Results(comparison, titles, at, min(k, len(view.items)))
     _rankings(results, entrants)
@@ -163,7 +163,7 @@ def _dispute(results: Results, dispute: Dispute, *, named: bool) -> None:
     item = matrix.images[dispute.image]
     lines = [f"**{views.plain(item.name, 24)}**"]
     lines += [f"“{views.plain(matrix.captions[dispute.caption], 40)}”"] if named else []
-    places = list(zip(results.titles, dispute.places, strict=True))
+    places = list(zip(results.titles, dispute.ranks, strict=True))
     lines += [f"{views.plain(title, 24)}: **{ordinal(place)}**" for title, place in places]
     words = ", ".join(f"{ordinal(place)} under {title}" for title, place in places)
     st.image(item.thumbnail, caption="  \n".join(lines), alt=f"{item.name[:100]}: {words}", width="stretch")
@@ -240,7 +240,7 @@ def costs(engine: Engine, entrants: Sequence[Entrant]) -> dict[str, Cost]:
     return known
 
 
-def downloads(results: Results, facts: Facts) -> None:
+def downloads(results: Results, details: ReportDetails) -> None:
     """Files to take away."""
     comparison, titles, k = results.comparison, results.titles, results.k
     show_downloads(
@@ -249,14 +249,14 @@ def downloads(results: Results, facts: Facts) -> None:
                 "Report (HTML)",
                 "comparison.html",
                 "text/html",
-                lambda: compare_report.compare_html(comparison, titles, facts, k).encode(),
+                lambda: compare_report.comparison_html(comparison, titles, details, k).encode(),
                 "description",
             ),
             Download(
                 "Ranks (CSV)",
                 "ranks.csv",
                 "text/csv",
-                lambda: tables.ranks_csv(comparison, titles, facts.templates),
+                lambda: tables.ranks_csv(comparison, titles, details.templates),
                 "table",
             ),
         ]

@@ -206,23 +206,14 @@ def _downloads(shown: str, sheet: Sheet, compared: MatrixView) -> None:
     rows, columns = _axes(compared, whole=False)  # here: the session cannot be read while a file is made
 
     def drawn() -> bytes:
-        return pictures.matrix_png(
-            sheet.values,
-            down,
-            across,
-            row_thumbnails=thumbnails,
-            title=title,
-            footer=footer,
-            unit=sheet.unit,
-            ends=(sheet.low, sheet.high),
-            decimals=sheet.decimals,
-        )
+        labels = pictures.MatrixLabels(down, across, title, footer, thumbnails)
+        return pictures.matrix_png(sheet, labels)
 
     def page() -> bytes:
         figure = heatmaps.heatmap(sheet, rows, columns, title=compared.title, extra=compared.extra())
         least = heatmaps.heatmap_width(rows, columns)
         figure.update_layout(width=least if columns.strip else max(900, least))
-        return heatmaps.one_file_html(figure, title, f"{matrices.MEANINGS[shown]} {footer}")
+        return heatmaps.heatmap_html(figure, title, f"{matrices.MEANINGS[shown]} {footer}").encode()
 
     def table() -> bytes:
         return files.matrix_csv(sheet.values, down, across, notes)

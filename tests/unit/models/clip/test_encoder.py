@@ -1,4 +1,4 @@
-"""Real checkpoints through the real ``save_pretrained`` / ``from_pretrained`` path."""
+"""Real checkpoints, through ``save_pretrained`` and ``from_pretrained``."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_embeddings_are_float32_of_unit_length(colour_clip, colour_items):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
 
-def test_padding_to_the_longest_caption_changes_no_embedding(colour_clip):
+def test_padding_to_the_longest_caption_leaves_embeddings_unchanged(colour_clip):
     encoder = load(colour_clip)
     alone = encoder.encode_captions(["red"])
     beside_a_long_one = encoder.encode_captions(["red", "a very long caption about a blue square"])[:1]
@@ -103,7 +103,7 @@ def test_the_checkpoint_describes_itself(colour_clip):
     )
 
 
-def test_nothing_to_encode_gives_no_rows(colour_clip):
+def test_an_empty_input_gives_zero_rows(colour_clip):
     encoder = load(colour_clip)
     assert encoder.encode_images([]).shape == encoder.encode_captions([]).shape == (0, 16)
 
@@ -136,7 +136,7 @@ def test_a_pickle_that_carries_code_is_not_run(colour_clip, tmp_path, capsys):
     assert "never run" not in capsys.readouterr().out
 
 
-def test_truncated_weights_are_a_sentence(colour_clip, tmp_path):
+def test_truncated_weights_give_a_sentence(colour_clip, tmp_path):
     folder = copied(colour_clip, tmp_path)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
@@ -162,7 +162,7 @@ def test_weights_that_do_not_fit_the_configuration_are_refused(colour_clip, tmp_
         ("[]", UnsupportedCheckpointError),
     ],
 )
-def test_a_folder_that_is_no_dual_encoder_is_refused(tmp_path, config, error):
+def test_a_folder_without_a_dual_encoder_is_refused(tmp_path, config, error):
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(error):
@@ -183,7 +183,7 @@ def test_code_in_a_checkpoint_is_never_run(colour_clip, tmp_path):
 
 
 @pytest.mark.parametrize("fixture", ["colour_clip", "tiny_siglip"])
-def test_counting_tokens_meanwhile_changes_no_embedding(fixture, request):
+def test_counting_tokens_in_another_thread_leaves_embeddings_unchanged(fixture, request):
     encoder = load(request.getfixturevalue(fixture))
     right = encoder.encode_captions(["a red square"])
     stop = threading.Event()
@@ -220,7 +220,7 @@ def test_a_strip_one_pixel_wide_does_not_fill_the_memory(colour_clip, item_of):
         ("preprocessor_config.json", "[]"),
     ],
 )
-def test_a_malformed_checkpoint_is_a_sentence(colour_clip, tmp_path, file, content):
+def test_a_malformed_checkpoint_gives_a_sentence(colour_clip, tmp_path, file, content):
     folder = copied(colour_clip, tmp_path)
     (folder / file).write_text(content)
     with pytest.raises(CheckpointError):

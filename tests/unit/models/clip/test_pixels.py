@@ -1,4 +1,4 @@
-"""The fused preparation gives, bit for bit, what transformers' own processors give."""
+"""``PixelRecipe`` equals transformers' own processors bit for bit."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_pixels_equal_those_of_the_processor(name, size):
     ],
     ids=str,
 )
-def test_a_setting_we_do_not_follow_is_left_to_the_processor(setting):
+def test_an_unsupported_setting_is_left_to_the_processor(setting):
     assert PixelRecipe.of(CLIPImageProcessorPil(**setting)) is None
 
 

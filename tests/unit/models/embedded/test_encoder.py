@@ -1,4 +1,4 @@
-"""The embedded model on real photographs, through its real weights."""
+"""The embedded model with its real weights on real photographs."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from clipdemo import load_encoder, samples, score_matrix
-from clipdemo.models.embedded import encoder as embedded
-from clipdemo.models.embedded.encoder import CONTEXT_LENGTH, IMAGE_PARAMETERS, TEXT_PARAMETERS
+from clipdemo.models.embedded import towers as embedded_towers
+from clipdemo.models.embedded.towers import CONTEXT_LENGTH, IMAGE_PARAMETERS, TEXT_PARAMETERS
 
 FITTING = {
     "astronaut.jpg": "an astronaut",
@@ -38,7 +38,7 @@ def test_embeddings_are_float32_of_unit_length(encoder):
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
 
-def test_a_batch_gives_what_its_members_give_alone(encoder):
+def test_a_batch_equals_its_members_encoded_one_by_one(encoder):
     items, captions = samples.sample_items()[:3], ["cat", "a much longer caption about a dog"]
     np.testing.assert_allclose(
         encoder.encode_images(items), np.concatenate([encoder.encode_images([i]) for i in items]), atol=1e-4
@@ -65,20 +65,27 @@ def test_a_short_or_empty_caption_is_not_cut(encoder):
     assert encoder.caption_tokens("a cat").cut == encoder.caption_tokens("").cut == ""
 
 
-def test_the_checkpoint_says_how_many_weights_it_has(encoder):
+def test_the_checkpoint_has_the_right_number_of_parameters(encoder):
     encoder.encode_captions(["load"])
     towers = encoder._towers()
-    assert sum(weight.numel() for weight in embedded.load_image_tower().parameters()) == IMAGE_PARAMETERS
+    assert (
+        sum(weight.numel() for weight in embedded_towers.load_image_tower().parameters()) == IMAGE_PARAMETERS
+    )
     assert sum(weight.numel() for weight in towers.text.parameters()) == TEXT_PARAMETERS
 
 
-def test_the_lean_image_tower_says_what_the_librarys_own_says():
-    lean, whole = embedded.fuse_batch_norms(embedded.load_image_tower()), embedded.load_image_tower()
+def test_the_fused_image_tower_returns_what_the_librarys_own_returns():
+    fused, whole = (
+        embedded_towers.fuse_batch_norms(embedded_towers.load_image_tower()),
+        embedded_towers.load_image_tower(),
+    )
     for item in (*samples.sample_items()[:2], *samples.sample_items()[5:7]):  # wide, high and square
-        views = torch.from_numpy(embedded.pixels(item.image))
+        views = torch.from_numpy(embedded_towers.pixels(item.image))
         with torch.inference_mode():
             pairs = zip(
-                embedded.image_features(lean, views), embedded.image_features(whole, views), strict=True
+                embedded_towers.image_features(fused, views),
+                embedded_towers.image_features(whole, views),
+                strict=True,
             )
             for ours, theirs in pairs:
                 torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -92,5 +99,5 @@ def test_the_checkpoint_is_known_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_nothing_to_encode_gives_no_rows(encoder):
+def test_an_empty_input_gives_zero_rows(encoder):
     assert encoder.encode_images([]).shape == encoder.encode_captions([]).shape == (0, 386)

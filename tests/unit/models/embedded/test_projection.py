@@ -1,4 +1,4 @@
-"""The head of the embedded model: what is shipped, what it does to hubs, and that it can be learned again."""
+"""The head of the embedded model: the shipped file, local scaling, and training it again."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,17 @@ import pytest
 from clipdemo import similarity
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.models.embedded import conse, projection
-from clipdemo.models.embedded.encoder import FEATURES, pixels
+from clipdemo.models.embedded.towers import FEATURE_DIM, pixels
 from clipdemo.train import embedded
 
 
 def random_towers(count, classes=8):
     """Features, logits, sentences and pairs of images of a few kinds, two captions each."""
     rng, kinds = np.random.default_rng(0), np.arange(count) % classes
-    features = np.abs(rng.normal(size=(classes, FEATURES)))[kinds] + 0.1 * rng.random((count, FEATURES))
+    features = np.abs(rng.normal(size=(classes, FEATURE_DIM)))[kinds] + 0.1 * rng.random((count, FEATURE_DIM))
     logits = rng.normal(size=(classes, 1000))[kinds] + rng.normal(size=(count, 1000))
-    said = rng.normal(size=(classes, conse.DIM))[kinds] + 0.3 * rng.normal(size=(count, conse.DIM))
-    sentences = similarity.unit(np.repeat(said, 2, axis=0) + 0.1 * rng.normal(size=(2 * count, conse.DIM)))
+    texts = rng.normal(size=(classes, conse.DIM))[kinds] + 0.3 * rng.normal(size=(count, conse.DIM))
+    sentences = similarity.unit(np.repeat(texts, 2, axis=0) + 0.1 * rng.normal(size=(2 * count, conse.DIM)))
     pairs = np.stack([np.repeat(np.arange(count), 2), np.arange(2 * count)], axis=1)
     return features.astype(np.float32), logits.astype(np.float32), sentences, pairs
 
@@ -36,7 +36,7 @@ def test_the_shipped_head_gives_unit_rows_of_both_sides():
     assert 1 < head.logit_scale[0] <= 100
 
 
-def test_a_missing_head_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
+def test_a_missing_head_is_reported_before_anything_loads(monkeypatch, tmp_path):
     from clipdemo.models.embedded.encoder import EmbeddedEncoder
 
     monkeypatch.setattr(projection, "HEAD", tmp_path / "head.safetensors")
@@ -44,22 +44,24 @@ def test_a_missing_head_is_said_before_anything_is_loaded(monkeypatch, tmp_path)
         _ = EmbeddedEncoder().checkpoint
 
 
-def test_the_shipped_head_finds_more_than_nothing_learned():
+def test_the_shipped_head_is_better_than_the_untrained_one():
     import torch
 
     from clipdemo import samples
-    from clipdemo.models.embedded import encoder as embedded
+    from clipdemo.models.embedded import towers as embedded_towers
+    from clipdemo.models.embedded.encoder import EmbeddedEncoder
 
     items, words = (
         samples.sample_items(),
         ["a cat", "a rocket", "a cup of coffee", "a flower", "an astronaut", "coins"],
     )
-    encoder, tower = embedded.EmbeddedEncoder(), embedded.load_image_tower()
+    encoder, tower = EmbeddedEncoder(), embedded_towers.load_image_tower()
     with torch.inference_mode():
-        said = [
-            embedded.image_features(tower, torch.from_numpy(embedded.pixels(item.image))) for item in items
+        outputs = [
+            embedded_towers.image_features(tower, torch.from_numpy(embedded_towers.pixels(item.image)))
+            for item in items
         ]
-    features, logits = (np.concatenate([each[side].numpy() for each in said]) for side in (0, 1))
+    features, logits = (np.concatenate([output[side].numpy() for output in outputs]) for side in (0, 1))
     sentences, head = encoder.encode_sentences(words), projection.shipped()
     right = [[item.name.split(".")[0] in word for item in items] for word in words]
 
@@ -78,7 +80,7 @@ def test_the_shipped_head_finds_more_than_nothing_learned():
 
 
 @pytest.mark.parametrize("file", [None, b"", b"no array"])
-def test_missing_or_broken_class_embeddings_are_said(file, monkeypatch, tmp_path):
+def test_missing_or_broken_class_embeddings_are_reported(file, monkeypatch, tmp_path):
     monkeypatch.setattr(conse, "CLASS_EMBEDDINGS", tmp_path / "class_embeddings.npy")
     if file is None:
         with pytest.raises(CorruptCheckpointError, match=r"class_embeddings\.npy .* missing or broken"):
@@ -89,14 +91,14 @@ def test_missing_or_broken_class_embeddings_are_said(file, monkeypatch, tmp_path
         conse._classes.__wrapped__()
 
 
-def test_what_was_learned_finds_its_own_kind(learned):
+def test_a_trained_head_matches_images_and_captions_of_a_kind(learned):
     head, features, logits, sentences = learned
     cosines = head.embed_images(features, logits) @ head.embed_captions(sentences).T  # (40, 80)
     best = cosines.argmax(axis=1) // 2
     assert (best % 8 == np.arange(40) % 8).all()
 
 
-def test_a_saved_head_comes_back(learned, tmp_path):
+def test_a_saved_head_is_read_again(learned, tmp_path):
     head, features, logits, sentences = learned
     head.save(tmp_path / "head.safetensors")
     again = projection.load(tmp_path / "head.safetensors")
@@ -108,13 +110,13 @@ def test_a_saved_head_comes_back(learned, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100])
-def test_a_broken_head_is_refused_in_words(tmp_path, content):
+def test_a_broken_head_gives_a_sentence(tmp_path, content):
     (tmp_path / "head.safetensors").write_bytes(content)
     with pytest.raises(CorruptCheckpointError, match=r"head\.safetensors"):
         projection.load(tmp_path / "head.safetensors")
 
 
-def test_a_missing_head_and_a_foreign_one_are_refused_in_words(tmp_path):
+def test_a_missing_head_and_a_foreign_one_give_a_sentence(tmp_path):
     from safetensors.numpy import save_file
 
     with pytest.raises(CorruptCheckpointError, match="missing or broken"):
@@ -124,7 +126,7 @@ def test_a_missing_head_and_a_foreign_one_are_refused_in_words(tmp_path):
         projection.load(tmp_path / "foreign.safetensors")
 
 
-def test_scaling_subtracts_what_hubs_have_in_excess_and_raises_nothing(learned):
+def test_scaling_subtracts_the_excess_of_hubs_and_raises_nothing(learned):
     head, _, _, sentences = learned
     rows = head.embed_captions(sentences)
     plain = similarity.unit(sentences - head.caption_centre)
@@ -137,14 +139,14 @@ def test_scaling_subtracts_what_hubs_have_in_excess_and_raises_nothing(learned):
     np.testing.assert_allclose((rows @ image.T)[:, 0], raw / lengths, atol=1e-5)
 
 
-def test_folds_share_no_photograph_and_hold_out_each_once():
+def test_folds_are_disjoint_and_hold_out_each_photograph_once():
     held = [set(part.tolist()) for _, part in embedded._folds(23)]
     assert sorted(n for part in held for n in part) == list(range(23))
     for rest, part in embedded._folds(23):
         assert not set(rest.tolist()) & set(part.tolist())
 
 
-def test_cross_validation_tells_learned_from_nothing():
+def test_cross_validation_ranks_the_trained_head_above_conse():
     recalls, scale = embedded.cross_validate(*random_towers(60))
     assert recalls["learned"][2] > recalls["ConSE"][2]
     assert scale in embedded.SCALES

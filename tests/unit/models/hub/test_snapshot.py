@@ -1,4 +1,4 @@
-"""Finding and fetching checkpoints, with the real hub client against a stand-in hub on loopback."""
+"""Finding and downloading checkpoints, with the real hub client against a stand-in hub on loopback."""
 
 import errno
 import json
@@ -73,18 +73,18 @@ def server(tmp_path, home, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Seconds instead of a minute; only where silence is what is tested, a busy machine is slow too."""
+    """Timeouts of seconds instead of a minute, only for tests of silence: a busy machine is slow, too."""
     monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
     monkeypatch.setattr(transfer, "READ_SECONDS", 0.4)
     monkeypatch.setattr(hub, "CONNECT_SECONDS", 1.0)
 
 
-def test_an_empty_cache_holds_nothing(server):
+def test_an_empty_cache_has_no_checkpoint(server):
     assert hub.find(NAME) is None
     assert not server.requests
 
 
-def test_what_was_downloaded_is_found_by_branch_and_by_commit_without_the_network(server, monkeypatch):
+def test_a_download_is_found_by_branch_and_commit_without_the_network(server, monkeypatch):
     snapshot = hub.download(NAME)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     asked = len(server.requests)
@@ -96,20 +96,20 @@ def test_what_was_downloaded_is_found_by_branch_and_by_commit_without_the_networ
     assert len(server.requests) == asked
 
 
-def test_only_the_needed_files_come_and_they_come_whole(server):
+def test_only_the_needed_files_are_downloaded_completely(server):
     snapshot = hub.download(NAME)
     assert {path.name: path.read_bytes() for path in snapshot.folder.iterdir()} == {**NEEDED, WEIGHTS: BIG}
     assert server.count("pytorch_model.bin") == server.count("modeling_evil.py") == 0
 
 
-def test_what_other_programs_brought_into_the_cache_is_no_part_of_the_download(server):
+def test_files_of_other_programs_in_the_cache_do_not_count_as_download(server):
     snapshot = hub.download(NAME)
     make_repo(snapshot.folder, NEEDLESS)
     (snapshot.folder / "vocab.txt").symlink_to("gone")
     assert hub.needed_bytes(snapshot) == len(BIG) + sum(map(len, NEEDED.values()))
 
 
-def test_the_hub_client_itself_reads_the_cache_we_filled(server, home):
+def test_the_hub_client_reads_our_cache(server, home):
     snapshot = hub.download(NAME)
     cache = home / "hub"
     found = huggingface_hub.snapshot_download(NAME, cache_dir=cache, local_files_only=True)
@@ -119,7 +119,7 @@ def test_the_hub_client_itself_reads_the_cache_we_filled(server, home):
     assert [repo.repo_id for repo in report.repos] == [NAME]
 
 
-def test_we_find_what_the_hub_client_downloaded(server, home):
+def test_we_read_the_cache_of_the_hub_client(server, home):
     for name in (*NEEDED, WEIGHTS):
         huggingface_hub.hf_hub_download(
             NAME, name, revision="main", cache_dir=home / "hub", endpoint=server.url, token=False
@@ -129,7 +129,7 @@ def test_we_find_what_the_hub_client_downloaded(server, home):
 
 @pytest.mark.parametrize("lost", ["config.json", "preprocessor_config.json", "tokenizer.json", WEIGHTS])
 def test_a_copy_without_one_needed_file_is_not_complete(server, lost):
-    for name in ("vocab.json", "merges.txt"):  # the other way to have a tokenizer
+    for name in ("vocab.json", "merges.txt"):  # another form of a tokenizer
         (server.repos[NAME] / name).unlink()
     snapshot = hub.download(NAME)
     (snapshot.folder / lost).unlink()
@@ -137,13 +137,13 @@ def test_a_copy_without_one_needed_file_is_not_complete(server, lost):
     assert hub.download(NAME) == snapshot == hub.find(NAME)
 
 
-def test_a_link_to_a_blob_that_is_gone_does_not_count(server):
+def test_a_link_to_a_missing_blob_does_not_count(server):
     snapshot = hub.download(NAME)
     (snapshot.folder / WEIGHTS).resolve().unlink()
     assert hub.find(NAME) is None
 
 
-def test_sharded_weights_come_with_every_shard(server):
+def test_sharded_weights_are_downloaded_with_every_shard(server):
     folder = server.repos[NAME]
     (folder / WEIGHTS).unlink()
     shards = {f"model-0000{n}-of-00002.safetensors": os.urandom(1000) for n in (1, 2)}
@@ -169,7 +169,7 @@ def test_progress_only_grows_and_ends_at_the_total(server):
     assert len(done) > 4
 
 
-def test_a_visitor_who_leaves_ends_the_download_and_what_came_is_kept(server):
+def test_a_visitor_who_leaves_ends_the_download_and_the_partial_file_is_kept(server):
     class LeftError(BaseException):
         pass
 
@@ -186,21 +186,21 @@ def test_a_visitor_who_leaves_ends_the_download_and_what_came_is_kept(server):
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_broken_connection_is_survived_and_goes_on_where_it_broke(server, reset):
+def test_a_broken_connection_is_resumed_where_it_broke(server, reset):
     server.faults[WEIGHTS] = Fault(drop_after=100_000, reset=reset, times=2)
     snapshot = hub.download(NAME)
     assert (snapshot.folder / WEIGHTS).read_bytes() == BIG
     starts = [each.start for each in server.requests if (each.method, each.file) == ("GET", WEIGHTS)]
     assert len(starts) == 3
-    if not reset:  # a reset may also lose what was on its way
+    if not reset:  # a reset may also lose bytes in transit
         assert starts == [None, 100_000, 200_000]
 
 
-def test_connections_that_always_break_end_in_words(server, monkeypatch):
-    monkeypatch.setattr(transfer, "CONNECTIONS", 4)
+def test_connections_that_always_break_give_a_sentence(server, monkeypatch):
+    monkeypatch.setattr(transfer, "MAX_CONNECTIONS", 4)
     server.faults[WEIGHTS] = Fault(drop_after=1_000)
     with pytest.raises(
-        HubUnreachableError, match=r"stopped answering .connection broken.; what came is kept"
+        HubUnreachableError, match=r"stopped answering .connection broken.; the partial download is kept"
     ):
         hub.download(NAME)
     assert server.count(WEIGHTS) == 4
@@ -209,9 +209,9 @@ def test_connections_that_always_break_end_in_words(server, monkeypatch):
     assert 4_000 in [each.start for each in server.requests]
 
 
-def test_a_stall_ends_in_bounded_time_and_the_retry_goes_on(server, impatient):
+def test_a_stall_ends_in_bounded_time_and_a_retry_resumes(server, impatient):
     server.faults[WEIGHTS] = Fault(stall_after=0)
-    server.faults["merges.txt"] = Fault(stall_after=5, times=1)  # a fresh connection cures this one
+    server.faults["merges.txt"] = Fault(stall_after=5, times=1)  # a new connection works
     began = time.monotonic()
     with pytest.raises(HubUnreachableError, match=r"stopped answering .no answer in time"):
         hub.download(NAME)
@@ -221,7 +221,7 @@ def test_a_stall_ends_in_bounded_time_and_the_retry_goes_on(server, impatient):
 
 
 def test_a_download_that_another_session_holds_up_ends_in_bounded_time(server, impatient):
-    """The one who waits gets the same words as the one who stalls."""
+    """The session that waits gets the same message as the one that stalls."""
     server.faults[WEIGHTS] = Fault(stall_after=0)
     said = []
 
@@ -259,19 +259,19 @@ def test_a_corrupt_file_is_refused_and_removed_so_that_a_retry_works(server, hom
     assert (snapshot.folder / WEIGHTS).read_bytes() == BIG
 
 
-def test_a_copy_that_broke_on_this_disk_is_repaired(server):
+def test_a_copy_that_broke_on_disk_is_repaired(server):
     weights = hub.download(NAME).folder / WEIGHTS
     weights.resolve().write_bytes(BIG[:-1] + b"?")
     assert (hub.download(NAME).folder / WEIGHTS).read_bytes() == BIG
     assert server.count("tokenizer.json") == 1
 
 
-def test_a_hub_that_has_a_bad_moment_is_asked_again(server):
+def test_a_temporary_error_of_the_hub_is_retried(server):
     server.faults[WEIGHTS] = Fault(status=503, times=2)
     assert (hub.download(NAME).folder / WEIGHTS).read_bytes() == BIG
 
 
-def test_a_hub_that_stays_broken_is_named(server):
+def test_a_persistent_error_of_the_hub_is_reported(server):
     server.faults[LISTING] = Fault(status=500)
     with pytest.raises(HubUnreachableError, match=r"does not answer .error 500"):
         hub.download(NAME)
@@ -280,14 +280,14 @@ def test_a_hub_that_stays_broken_is_named(server):
 @pytest.mark.parametrize(
     "name", ["acme/nothing", "acme/tiny--clip", "a/b/c", "../etc", "acme/", "", "acme/x.git"]
 )
-def test_a_name_that_the_hub_does_not_have(server, name):
+def test_an_unknown_name_is_refused(server, name):
     with pytest.raises(CheckpointNotFoundError, match="owner/name"):
         hub.download(name)
     assert hub.find(name) is None
 
 
 @pytest.mark.parametrize("revision", ["v9", "../../main", "a..b"])
-def test_a_revision_that_the_hub_does_not_have(server, revision):
+def test_an_unknown_revision_is_refused(server, revision):
     with pytest.raises(CheckpointNotFoundError, match="revision"):
         hub.download(NAME, revision=revision)
     assert hub.find(NAME, revision) is None
@@ -317,7 +317,7 @@ def test_pickled_weights_are_refused_unless_allowed(server):
 
 
 @pytest.mark.parametrize("lost", ["config.json", "preprocessor_config.json"])
-def test_a_repository_that_is_no_dual_encoder_is_told_apart_before_anything_is_fetched(server, lost):
+def test_a_repository_without_a_dual_encoder_is_refused_before_the_download(server, lost):
     (server.repos[NAME] / lost).unlink()
     with pytest.raises(UnsupportedCheckpointError, match=NAME):
         hub.download(NAME)
@@ -333,7 +333,9 @@ def test_a_repository_that_is_no_dual_encoder_is_told_apart_before_anything_is_f
         (b"{", CorruptCheckpointError, "choose another checkpoint"),
     ],
 )
-def test_what_its_configuration_rules_out_is_refused_before_the_weights_come(server, config, error, words):
+def test_an_unsupported_configuration_is_refused_before_the_weights_are_downloaded(
+    server, config, error, words
+):
     (server.repos[NAME] / "config.json").write_bytes(config)
     with pytest.raises(error, match=words):
         hub.download(NAME)
@@ -342,7 +344,7 @@ def test_what_its_configuration_rules_out_is_refused_before_the_weights_come(ser
     assert hub.find(NAME) is None
 
 
-def test_a_name_has_one_slash_and_leads_nowhere_else():
+def test_a_name_has_one_slash_and_is_safe_in_a_path():
     assert hub.is_name("acme/tiny-clip")
     for wrong in (
         "tiny-clip",
@@ -374,7 +376,7 @@ def test_offline_mode_fails_at_once(server, monkeypatch):
         ("nonsense", "does not answer"),
     ],
 )
-def test_a_hub_that_is_not_there_fails_fast_in_words(server, monkeypatch, endpoint, reason):
+def test_an_unreachable_hub_fails_fast_with_a_sentence(server, monkeypatch, endpoint, reason):
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     began = time.monotonic()
     with pytest.raises(HubUnreachableError, match=reason):
@@ -382,20 +384,20 @@ def test_a_hub_that_is_not_there_fails_fast_in_words(server, monkeypatch, endpoi
     assert time.monotonic() - began < 4
 
 
-def test_too_little_disk_is_said_with_numbers_before_anything_is_fetched(server, monkeypatch):
+def test_a_full_disk_is_reported_with_numbers_before_the_download(server, monkeypatch):
     monkeypatch.setattr(hub.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
     with pytest.raises(CheckpointError, match=f"{NAME} needs 0.3 MB .* has 0.1 MB free"):
         hub.download(NAME)
     assert server.count(WEIGHTS) == 0
 
 
-def test_a_cache_that_cannot_be_written_is_said_in_words(server, home):
+def test_a_read_only_cache_gives_a_sentence(server, home):
     home.write_text("a file where the cache should be")
     with pytest.raises(CheckpointError, match=f"{NAME} cannot be saved in the model cache"):
         hub.download(NAME)
 
 
-def test_a_disk_that_fills_up_on_the_way_is_said_in_words(server, monkeypatch):
+def test_a_disk_that_fills_up_during_the_download_gives_a_sentence(server, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -405,7 +407,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_in_words(server, monkeypatch):
     assert hub.find(NAME) is None
 
 
-def test_two_sessions_that_want_the_same_checkpoint_fetch_it_once(server):
+def test_two_sessions_download_the_same_checkpoint_once(server):
     server.faults[WEIGHTS] = Fault(bytes_per_second=400_000)
     seen: list[list[hub.Progress]] = [[], []]
     threads = [
@@ -419,7 +421,7 @@ def test_two_sessions_that_want_the_same_checkpoint_fetch_it_once(server):
     assert all(each[-1].done == each[-1].total and len(each) > 2 for each in seen)
 
 
-def test_another_process_is_told_by_the_environment_and_prints_nothing(server, home):
+def test_another_process_follows_the_environment_and_prints_nothing(server, home):
     program = (
         "import sys, clipdemo.models.hub as hub\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
