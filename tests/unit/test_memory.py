@@ -14,7 +14,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def machine(root, *, cgroup="0::/\n", total=8_000_000, available=6_000_000, rss=500_000, mapped=100_000):
-    """A tree as Linux shows it; sizes in kB."""
+    """Write the files of a Linux machine below ``root``; sizes in kB."""
     write(root, "proc/meminfo", f"MemTotal: {total} kB\nMemAvailable: {available} kB\nHugePages_Total: 0\n")
     write(root, "proc/self/status", f"Name: python\nVmRSS:\t{rss} kB\nRssFile:\t{mapped} kB\n")
     write(root, "proc/self/cgroup", cgroup)
