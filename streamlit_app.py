@@ -38,6 +38,6 @@ try:
     page = st.navigation([ranking, *others], position="top")
     if "next" in st.session_state and page != ranking:  # a score card leads on to the Rank page
         st.switch_page(ranking)
-    jobs.run(page.run, view, engine, session, page=page.url_path)
+    jobs.run(page.run, view.jobs, engine.loader, session, page=page.url_path)
 except ClipdemoError as error:
     st.error(views.plain(str(error), 500), icon=":material/error:")

@@ -37,7 +37,7 @@ def script() -> None:
         fill(engine, session, st.session_state["wanted"])
     view = inputs.sidebar(engine, session)
     page = rank if st.session_state["page"] == "Rank" else matrix
-    jobs.run(lambda: page.show(view), view, engine, session)
+    jobs.run(lambda: page.show(view), view.jobs, engine.loader, session)
     st.session_state["seconds"] = time.perf_counter() - started
 
 

@@ -32,7 +32,7 @@ def compare_page():
     engine, session = state.engine(), workspace()
     view = inputs.sidebar(engine, session)
     st.session_state["seen"] = engine, view
-    jobs.run(lambda: compare.show(view, engine), view, engine, session, page="compare")
+    jobs.run(lambda: compare.show(view, engine), view.jobs, engine.loader, session, page="compare")
 
 
 def table(page, column):

@@ -23,7 +23,7 @@ MAX_ROWS = 200  # the first scored rows, in the picture of the matrix
 
 DEFINITION = (
     "A query is a hit when any of its right answers is among the first k. Other captions of the same image, "
-    "and equal images, are not counted as rivals. Ranks are exact, among all images and captions that were scored."
+    "and equal images, are not counted as rivals. Ranks are exact, among all scored images and captions."
 )
 
 

@@ -102,9 +102,10 @@ class Stopwatch:
         )
 
     def step(self, encoder: CachedEncoder) -> None:
-        """Time one batch of images and one of captions, each under its own lock; the first step is the warm-up.
+        """Time one batch of images, then one of captions; the first step is the warm-up.
 
-        Bypasses the embedding store. Waiting for the lock is not counted.
+        Each batch takes the lock of the forward pass by itself, so others get their turn in between. Waiting
+        for the lock is not counted. Embeddings are computed anew and not stored.
 
         Raises:
             ReleasedCheckpointError: the weights were released.

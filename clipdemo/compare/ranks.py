@@ -59,8 +59,8 @@ class Comparison:
 
     Attributes:
         matrices: one for each checkpoint.
-        ranks: (n_checkpoints, n_images, n_captions) 1-based rank of each image for each caption; ties keep the
-            order of the workspace.
+        ranks: (n_checkpoints, n_images, n_captions) 1-based rank of each image for each caption; ties keep
+            the order of the workspace.
     """
 
     matrices: tuple[ScoreMatrix, ...]
@@ -86,7 +86,7 @@ class Comparison:
         ]
 
     def mean_agreement(self, k: int) -> list[Agreement]:
-        """The agreement of every pair of checkpoints; each figure is the mean over the captions that define it."""
+        """The agreement of every pair of checkpoints, as means over the captions that define a figure."""
         captions = range(self.ranks.shape[2])
         by_pair = zip(*(self.agreement(caption, k) for caption in captions), strict=True)
         return [
@@ -101,7 +101,7 @@ class Comparison:
         ]
 
     def contenders(self, caption: int, k: int) -> list[int]:
-        """The images among the first k of any checkpoint, by best rank; ties keep the order of the workspace."""
+        """The images among the first k of any checkpoint, by best rank, then in the workspace's order."""
         best = self.ranks[:, :, caption].min(axis=0)
         return [int(image) for image in np.argsort(best, kind="stable") if best[image] <= k]
 

@@ -17,8 +17,9 @@ MAX_DISPUTES = 12
 THUMBNAIL = 96  # pixels; one file has hundreds of them
 
 WHY_RANKS = (
-    "Every model ranks the same images for the same captions and templates. Ranks are compared, never raw cosines: each "
-    "model's cosines have a scale of their own, so 0.3 may be strong under one model and weak under another."
+    "Every model ranks the same images for the same captions and templates. Ranks are compared, never raw "
+    "cosines: each model's cosines have a scale of their own, so 0.3 may be strong under one model and weak "
+    "under another."
 )
 
 
@@ -121,7 +122,7 @@ class _Report:
         }
 
     def caption(self, column: int) -> dict[str, object]:
-        """The first k images of one caption under each checkpoint, and how far the checkpoints agree on it."""
+        """The first k images of one caption under each checkpoint, and the agreement on that caption."""
         order = self.comparison.ranks[:, :, column].argsort(axis=1)[:, : self.k]  # (n_checkpoints, k) images
         return {
             "text": self.comparison.matrices[0].captions[column],

@@ -13,10 +13,10 @@ from clipdemo.output.files import csv_bytes
 from clipdemo.scoring.prompts import Templates
 
 MEANINGS = {
-    "Spearman": "Spearman's rho: correlation of the two models' ranks of all images. 1 is the same order, 0 no "
-    "relation, −1 the reverse.",
-    "Kendall": "Kendall's tau-b: of all pairs of images, the share in the same order minus the share in opposite "
-    "order. 1 is the same order, −1 the reverse.",
+    "Spearman": "Spearman's rho: correlation of the two models' ranks of all images. 1 is the same order, "
+    "0 no relation, −1 the reverse.",
+    "Kendall": "Kendall's tau-b: of all pairs of images, the share in the same order minus the share in "
+    "opposite order. 1 is the same order, −1 the reverse.",
     "overlap": "How many of the first images of one model are among the first of the other, in any order.",
 }
 COSTS = {
@@ -54,10 +54,10 @@ def cost_sentence() -> str:
     """How the costs were measured."""
     count = costs.cores()
     return (
-        f"Measured on this machine, with {count} processor core{'s' if count > 1 else ''} shared by all visitors: the "
-        f"median of {costs.MIN_BATCHES} to {costs.MAX_BATCHES} batches of {costs.IMAGES} images and {costs.CAPTIONS} "
-        "captions, after one warm-up batch. Time spent waiting for other visitors is not included; the slowdown that "
-        "they cause is."
+        f"Measured on this machine, with {count} processor core{'s' if count > 1 else ''} shared by all "
+        f"visitors: the median of {costs.MIN_BATCHES} to {costs.MAX_BATCHES} batches of {costs.IMAGES} images "
+        f"and {costs.CAPTIONS} captions, after one warm-up batch. Time spent waiting for other visitors is not "
+        "included; the slowdown that they cause is."
     )
 
 
@@ -117,9 +117,9 @@ def truth_sentence(truth: Truth, images: int) -> str:
     """
     cut = f" Only the first {MAX_PAIRS:,} pairs are used." if truth.left_out else ""
     return (
-        f"{len(truth.images)} of {images} images have a right caption; {len(truth.captions)} captions in all. A question "
-        "is a hit when any of its right answers is among the first k of these; other captions of the same image do not "
-        f"count as rivals.{cut}"
+        f"{len(truth.images)} of {images} images have a right caption; {len(truth.captions)} captions in all. "
+        "A question is a hit when any of its right answers is among the first k of these; other captions of the "
+        f"same image do not count as rivals.{cut}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Ground truth for a workspace: the right captions of its images, and how well a checkpoint retrieves them."""
+"""Ground truth for a workspace: the right captions of its images, and the recall of a checkpoint."""
 
 from __future__ import annotations
 

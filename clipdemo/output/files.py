@@ -139,8 +139,8 @@ def embeddings_npz(
 ) -> bytes:
     """Arrays ``images`` (n, dim) and ``captions`` (m, dim), float32 unit rows, and ``cosine`` (n, m).
 
-    The file also has ``names``, ``sha256``, ``caption_texts``, ``templates``, ``checkpoint``, ``revision`` and
-    ``fingerprint``. ``numpy.load(file)`` reads it without unpickling.
+    The file also has ``names``, ``sha256``, ``caption_texts``, ``templates``, ``checkpoint``, ``revision``
+    and ``fingerprint``. ``numpy.load(file)`` reads it without unpickling.
     """
     checkpoint = encoder.checkpoint
     rows = encoder.encode_images(items)

@@ -57,7 +57,7 @@ def heatmap(sheet: Sheet, rows: Axis, columns: Axis, *, title: str, extra: Seque
     """A score matrix as coloured cells that react to hovering and clicks.
 
     Plotly's heatmaps lack a selection event, so an invisible scatter of the cells' centres lies above: point
-    ``row * n_columns + column`` of trace ``TARGETS``. Plotly draws only one of its markers (``maxdisplayed``),
+    ``row * n_columns + column`` of trace ``TARGETS``. Plotly draws one of its markers (``maxdisplayed``),
     because thousands would slow the page down; hovering and selecting go by distance.
 
     Args:

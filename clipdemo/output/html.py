@@ -1,7 +1,7 @@
 """HTML reports from the templates in ``templates/``, and pictures as data URIs.
 
-Every value is escaped by the template engine. Every report carries a Content-Security-Policy that blocks requests
-and scripts, whatever a caption or file name contains.
+The template engine escapes every value. A Content-Security-Policy in every report blocks requests and foreign
+scripts, whatever a caption or file name contains.
 """
 
 from __future__ import annotations

@@ -12,13 +12,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
-if TYPE_CHECKING:
-    from clipdemo.ui.state import Engine, View
-    from clipdemo.ui.workspace import Workspace
+from clipdemo.models.loader import Loader
 
 SLICE_SECONDS = 2.0  # of work between two looks at the page
 
@@ -96,15 +93,15 @@ def discard(name: str) -> None:
 
 
 def run(
-    draw: Callable[[], None], view: View, engine: Engine, workspace: Workspace, *, page: str = ""
+    draw: Callable[[], None], handed_over: list[Job], loader: Loader, session: object, *, page: str = ""
 ) -> None:
     """Draw the page, then serve the session's jobs in turn; runs the script again while there is work.
 
     Args:
         draw: draws the page.
-        view: what the sidebar chose; takes the jobs that the page hands over.
-        engine: of the process.
-        workspace: of the session; holds its claim on checkpoints.
+        handed_over: jobs of this run only; sidebar and page append to it.
+        loader: keeps the checkpoints that jobs need.
+        session: holds the session's claim on checkpoints, which ends with it.
         page: URL path of the page.
     """
     lasting: list[Job] = list(st.session_state.get("jobs", {}).values())
@@ -112,21 +109,21 @@ def run(
     unfinished = [job for job in lasting if not job.finished]
     draw()
     # The page's own job goes first: its checkpoints may be all that the memory can hold.
-    handed_over = view.jobs[::-1]
-    _claim_checkpoints(handed_over, engine, workspace)
-    served = [_serve(job) for job in (*handed_over, *unfinished)]
+    page_first = handed_over[::-1]
+    _claim_checkpoints(page_first, loader, session)
+    served = [_serve(job) for job in (*page_first, *unfinished)]
     # A job that an overlapping run of the script finished meanwhile must be drawn, too.
     if any(served) or any(job.finished for job in unfinished):
         st.rerun()
 
 
-def _claim_checkpoints(jobs: Sequence[Job], engine: Engine, workspace: Workspace) -> None:
+def _claim_checkpoints(jobs: Sequence[Job], loader: Loader, session: object) -> None:
     """Let the session keep the checkpoints of the first job that needs any; those of others may be released."""
     for job in jobs:
         if names := job.checkpoints():
             job.granted = True
             st.session_state["claimed"] = names
-            engine.loader.use(names[0], workspace, *names[1:])
+            loader.use(names[0], session, *names[1:])
             return
 
 

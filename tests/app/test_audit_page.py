@@ -23,7 +23,7 @@ def audit_page():
     engine, session = state.engine(), workspace()
     view = inputs.sidebar(engine, session)
     st.session_state["seen"] = audits.current()
-    jobs.run(lambda: audit.show(view, engine), view, engine, session, page="audit")
+    jobs.run(lambda: audit.show(view, engine), view.jobs, engine.loader, session, page="audit")
 
 
 def open_page(run_app, **environment):

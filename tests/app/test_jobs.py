@@ -54,7 +54,7 @@ def script():
         job = jobs.find("count")
         st.text(f"{job.count} of {job.last}" if job else "no job")
 
-    jobs.run(draw, view, state.engine(), workspace(), page=st.session_state.get("page", ""))
+    jobs.run(draw, view.jobs, state.engine().loader, workspace(), page=st.session_state.get("page", ""))
 
 
 @pytest.fixture

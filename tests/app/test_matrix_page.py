@@ -19,7 +19,7 @@ def matrix_page():
     engine, session = state.engine(), workspace()
     view = inputs.sidebar(engine, session)
     st.session_state["seen"] = view
-    jobs.run(lambda: matrix.show(view), view, engine, session, page="matrix")
+    jobs.run(lambda: matrix.show(view), view.jobs, engine.loader, session, page="matrix")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The three HTML reports in a real browser: they are drawn, and their policy blocks every request and foreign script."""
+"""The three HTML reports in a real browser: they are drawn, and block requests and foreign scripts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ HOSTILE = [
 ]
 VIOLATIONS = """() => {
     window.violations = []
-    document.addEventListener("securitypolicyviolation", event => window.violations.push(event.effectiveDirective))
+    document.addEventListener("securitypolicyviolation", violation => {
+        window.violations.push(violation.effectiveDirective)
+    })
 }"""
 # What a script on the page would try, were one to get in.
 ATTEMPTS = """async address => {

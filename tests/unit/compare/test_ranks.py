@@ -25,7 +25,7 @@ def matrix_of(images, cosine, name="one"):
 
 @pytest.fixture
 def three(images):
-    """Two captions: on the first, the second checkpoint reverses the order; on the second, all agree but for a tie."""
+    """The second checkpoint reverses the order of the first caption; on the second, all agree but for a tie."""
     return compare_matrices(
         [
             matrix_of(images, [[0.9, 0.9], [0.8, 0.1], [0.7, 0.1], [0.6, 0.0]]),
@@ -37,13 +37,13 @@ def three(images):
 
 def test_figures_are_scipys_on_the_same_scores(three):
     columns = [matrix.cosine[:, 1] for matrix in three.matrices]
-    found = three.agreement(1, 2)
-    assert [(each.first, each.second) for each in found] == [(0, 1), (0, 2), (1, 2)]
-    for each in found:
-        one, two = columns[each.first], columns[each.second]
-        assert each.spearman == pytest.approx(stats.spearmanr(one, two).statistic)
-        assert each.kendall == pytest.approx(stats.kendalltau(one, two).statistic)
-    assert found[0].spearman < 1  # the tie
+    agreements = three.agreement(1, 2)
+    assert [(pair.first, pair.second) for pair in agreements] == [(0, 1), (0, 2), (1, 2)]
+    for pair in agreements:
+        one, two = columns[pair.first], columns[pair.second]
+        assert pair.spearman == pytest.approx(stats.spearmanr(one, two).statistic)
+        assert pair.kendall == pytest.approx(stats.kendalltau(one, two).statistic)
+    assert agreements[0].spearman < 1  # the tie
 
 
 def test_only_the_order_counts_not_the_scale(three, images):

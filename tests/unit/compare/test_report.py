@@ -1,4 +1,4 @@
-"""The report opens offline and runs no script, whatever names and captions contain; the CSV tables are safe."""
+"""The report opens offline and runs no script, whatever names and captions contain."""
 
 import csv
 import io

@@ -33,10 +33,10 @@ def test_a_file_name_becomes_a_caption(name, caption):
 
 def test_file_names_become_the_right_captions(squares, item_of):
     nameless = item_of(Image.new("RGB", (8, 8)), "-.png")
-    found = truth.from_names([*squares, nameless])
-    assert found.captions == ("red", "green", "blue")
-    assert found.images == tuple(squares)
-    assert found.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
+    right = truth.from_names([*squares, nameless])
+    assert right.captions == ("red", "green", "blue")
+    assert right.images == tuple(squares)
+    assert right.pairs.tolist() == [[0, 0], [1, 1], [2, 2]]
 
 
 def test_rows_find_their_images_by_name_and_each_pair_counts_once(squares):
@@ -49,23 +49,23 @@ def test_rows_find_their_images_by_name_and_each_pair_counts_once(squares):
         ("green.png", "  "),
         ("green.png", "x" * 5000),
     ]
-    found = truth.from_table(table_of(rows), squares)
-    assert [item.name for item in found.images] == ["red.png", "blue.png"]
-    assert found.captions == ("a red square", "something warm", "something cold")
-    assert found.pairs.tolist() == [[0, 0], [0, 1], [1, 2]]
+    right = truth.from_table(table_of(rows), squares)
+    assert [item.name for item in right.images] == ["red.png", "blue.png"]
+    assert right.captions == ("a red square", "something warm", "something cold")
+    assert right.pairs.tolist() == [[0, 0], [0, 1], [1, 2]]
 
 
 def test_an_ambiguous_file_name_is_not_guessed(item_of):
     items = [item_of(square("red"), "a/x.png"), item_of(square("blue"), "b/x.png")]
-    found = truth.from_table(table_of([("x.png", "which"), ("b/x.png", "the blue one")]), items)
-    assert found.captions == ("the blue one",)
-    assert found.images == (items[1],)
+    right = truth.from_table(table_of([("x.png", "which"), ("b/x.png", "the blue one")]), items)
+    assert right.captions == ("the blue one",)
+    assert right.images == (items[1],)
 
 
 def test_too_many_pairs_are_counted_and_left_out(squares):
     rows = [("red.png", f"red number {n}") for n in range(truth.MAX_PAIRS + 7)]
-    found = truth.from_table(table_of(rows), squares)
-    assert (len(found.pairs), found.left_out) == (truth.MAX_PAIRS, 7)
+    right = truth.from_table(table_of(rows), squares)
+    assert (len(right.pairs), right.left_out) == (truth.MAX_PAIRS, 7)
 
 
 def test_recall_is_that_of_the_audit(squares):
@@ -81,11 +81,11 @@ def test_recall_is_that_of_the_audit(squares):
     ]
     table, encoder = table_of(rows), PlainEncoder()
     summary = judge(table, scored(table, encoder), encoder.checkpoint, BACKGROUND, Footprint()).summary()
-    found = truth.recall(encoder, truth.from_table(table, squares), Templates())
-    assert found.image_to_text == summary.image_to_text
-    assert found.text_to_image == summary.text_to_image
-    # Red finds red; green's caption is blue; blue's "a blue thing" ties with "blue", which comes first and is green's.
-    assert found.image_to_text.recall[1] == pytest.approx(1 / 3)
+    recall = truth.recall(encoder, truth.from_table(table, squares), Templates())
+    assert recall.image_to_text == summary.image_to_text
+    assert recall.text_to_image == summary.text_to_image
+    # Red finds red. The caption of green is "blue". "a blue thing" ties with "blue", which comes first.
+    assert recall.image_to_text.recall[1] == pytest.approx(1 / 3)
 
 
 def test_without_pairs_there_is_no_recall(squares):
