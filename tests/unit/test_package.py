@@ -84,8 +84,10 @@ HOMES = {
     "transformers": {"models.clip", "models.embedded", "models.trained"},
     "requests": {"images"},
     "urllib3": {"images"},
-    "huggingface_hub": {"models.hub", "models.clip"},
+    "huggingface_hub": {"models.hub"},
     "httpx2": {"models.hub"},
+    "jinja2": {"output.html"},
+    "plotly": {"output"},
     "ray": {"cluster"},
     "lancedb": {"library.store"},
 }
