@@ -1,4 +1,4 @@
-"""Fixtures that several folders of tests share."""
+"""Fixtures shared by several folders of tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_item(image: Image.Image, name: str = "image.png") -> ImageItem:
 
 @pytest.fixture(scope="session")
 def colour_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny trained CLIP that knows eight colours."""
+    """Folder of a tiny CLIP, trained on eight colours."""
     return save_colour_clip(tmp_path_factory.mktemp("colour-clip"))
 
 
@@ -63,5 +63,5 @@ def colour_items() -> list[ImageItem]:
 
 @pytest.fixture
 def item_of() -> Callable[..., ImageItem]:
-    """Makes an item from pixels."""
+    """Function that makes an item from pixels."""
     return make_item

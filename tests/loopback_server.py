@@ -1,4 +1,4 @@
-"""A tiny web server on 127.0.0.1 that behaves well, badly or not at all, route by route."""
+"""A small web server on 127.0.0.1; each route shows one kind of good or bad behaviour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 BOMB_BYTES = 64_000_000
 
-# For https://pictures.test; made for these tests, trusted by nothing else, valid until 2124.
+# For https://pictures.test; made for these tests, trusted nowhere else, valid until 2124.
 CERTIFICATE = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgox+nkG8IpMMrkF2K
@@ -49,7 +49,7 @@ BOMB = gzip.compress(bytes(BOMB_BYTES))
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One method for each route: ``/drip-body`` is answered by ``drip_body``."""
+    """Has one method per route: ``/drip-body`` is answered by ``drip_body``."""
 
     server: LoopbackServer
 
@@ -57,11 +57,11 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, dict(self.headers)))
         name, _, argument = self.path.strip("/").partition("/")
         route: Callable[..., None] = getattr(self, name.replace("-", "_"))
-        with suppress(OSError):  # the client hung up, as many routes provoke
+        with suppress(OSError):  # many routes make the client hang up
             route(argument) if argument else route()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def start(self, status: int = 200, **headers: str) -> None:
         self.send_response(status)
@@ -70,7 +70,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def repeat(self, piece: bytes, seconds: float = 0.0) -> None:
-        """Write without end; until the client hangs up or the server stops."""
+        """Write until the client hangs up or the server stops."""
         while not self.server.stopping.wait(seconds):
             self.wfile.write(piece)
             self.wfile.flush()
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
         self.start(302, Location="/image", Set_Cookie="seen=1")
 
     def redirects(self, count: str) -> None:
-        """A chain of ``count`` redirects that ends at the image."""
+        """A chain of ``count`` redirects to the image."""
         left = int(count) - 1
         self.start(302, Location=f"/redirects/{left}" if left else "/image")
 
@@ -173,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class LoopbackServer(ThreadingHTTPServer):
-    """Remembers what it was asked, and under which TLS name."""
+    """Records the requests, and the TLS names of the clients."""
 
     request_queue_size = 32
 
@@ -190,22 +190,22 @@ class LoopbackServer(ThreadingHTTPServer):
         return self.server_address[1]
 
     def use_tls(self, folder: Path) -> None:
-        """Speak HTTPS as pictures.test."""
+        """Serve HTTPS as pictures.test."""
         file = folder / "pictures.test.pem"
         file.write_text(CERTIFICATE)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
         context.sni_callback = lambda _socket, name, _context: self.tls_names.append(name)
-        # The handshake belongs to the thread of its connection, not to the one that accepts.
+        # The thread of the connection does the handshake, so that a slow client does not block accept().
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def handle_error(self, *_: Any) -> None:
-        """Say nothing: clients that hang up are what the tests are about."""
+        """Log nothing: the tests make clients hang up."""
 
 
 @contextmanager
 def running(folder: Path | None = None) -> Iterator[LoopbackServer]:
-    """A server in its own thread; HTTPS when given a folder for its certificate."""
+    """A running server; HTTPS if ``folder`` (for its certificate) is given."""
     with LoopbackServer() as server:
         if folder is not None:
             server.use_tls(folder)

@@ -1,4 +1,4 @@
-"""Networks for tests: names and addresses of the public web, mapped onto a server of our own or sealed off."""
+"""Networks for tests: they map the public web to a test server, or refuse to connect."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ LIMITS = Limits(file_bytes=1_000_000, url_seconds=5.0)
 
 
 class World(Network):
-    """A network in which every name is known and every address is our own server.
+    """A network in which every name resolves and every address is the test server.
 
     Attributes:
-        lookups: every name asked for.
-        connections: every address and port connected to.
+        lookups: every name that was looked up.
+        connections: every (address, port) that was connected to.
     """
 
     def __init__(self, server: LoopbackServer, *answers: list[str], **parts: object) -> None:
-        """Answer the lookups with ``answers`` in turn, the last one again and again."""
+        """Answer the lookups with ``answers`` in turn; the last one repeats."""
         super().__init__(resolve=self.look_up, connect=self.to_loopback, **parts)
         put = object.__setattr__  # a Network is frozen
         put(self, "server", server)
@@ -44,5 +44,5 @@ def no_connection(address: tuple[str, int], _seconds: float) -> socket.socket:
     raise AssertionError(f"connected to {address}")
 
 
-# The real resolver and the real judge; only the last step, which must not be reached, is cut off.
+# The real resolver and the real check of addresses; connecting, which must not happen, fails the test.
 SEALED = Network(connect=no_connection)

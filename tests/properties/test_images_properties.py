@@ -1,4 +1,4 @@
-"""Whatever the bytes, the door gives an image that keeps every promise, or an ImageError."""
+"""Whatever the bytes, decoding returns a valid item or raises an ImageError."""
 
 import io
 
@@ -12,7 +12,7 @@ from clipdemo.errors import ImageError
 from clipdemo.images.decode import decode_image
 from clipdemo.limits import Limits
 
-LIMITS = Limits(pixels=4_000_000)  # keeps a lucky mutation of a header from costing seconds
+LIMITS = Limits(pixels=4_000_000)  # a mutated header may declare a huge image, which would take seconds
 
 
 def encode(image, kind, **options):
@@ -53,7 +53,7 @@ HARSH = st.sampled_from([b"\0", b"\xff", b"\x7f", b"\0\0\0\0", b"\xff\xff\xff\xf
 def mutated(draw):
     data = bytearray(draw(st.sampled_from(FILES)))
     for _ in range(draw(st.integers(1, 5))):
-        # Headers are where decoders go wrong, so half of the changes are made there.
+        # Decoders fail mostly on headers, so half of the changes are made there.
         end = len(data) if draw(st.booleans()) else min(len(data), 120)
         at = draw(st.integers(0, end))
         new = draw(HARSH | st.binary(max_size=6))
@@ -80,7 +80,7 @@ def test_the_valid_files_are_valid():
         assert decode_image(data, "x", limits=LIMITS).image.mode == "RGB"
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # so that mutated EXIF does not end the decoding
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a warning about mutated EXIF must not end the decoding
 @settings(deadline=None, max_examples=600)
 @given(mutated())
 def test_a_mutated_file_gives_an_image_or_an_image_error(data):

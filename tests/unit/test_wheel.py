@@ -1,4 +1,4 @@
-"""The wheel holds all that clipdemo needs: it scores as the checkout does, on a machine without the checkout."""
+"""The wheel is complete: without the checkout, it scores as the checkout does."""
 
 import json
 import os

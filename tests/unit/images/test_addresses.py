@@ -1,6 +1,6 @@
-"""Whatever is pasted becomes URLs or reasons, and no spelling leads to an address inside.
+"""Pasted text becomes URLs or rejections, and no spelling of a URL reaches an internal address.
 
-No test sends anything: the only network with the real resolver has its connections cut off.
+The tests send nothing: the network with the real resolver refuses to connect.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Bytes in, one small upright copy or one helpful sentence out; formats: ``test_image_formats.py``."""
+"""Decoding returns a small upright copy or raises a helpful error; formats: ``test_image_formats.py``."""
 
 import gc
 import io
@@ -33,7 +33,7 @@ from clipdemo.limits import Limits
 
 SAMPLES = Path(__file__).parents[3] / "assets" / "samples"
 
-# --- caps ------------------------------------------------------------------------------------
+# --- limits ----------------------------------------------------------------------------------
 
 
 def test_more_bytes_than_the_limit_are_refused_with_both_numbers():
@@ -96,7 +96,7 @@ def test_an_image_without_pixels_is_refused(size):
 
 
 def test_pillow_prints_nothing_about_large_images_or_odd_exif():
-    # In a process of its own: here pytest turns warnings into errors.
+    # In a separate process: here pytest turns warnings into errors.
     code = """
 import io, struct, sys
 from PIL import Image
@@ -123,7 +123,7 @@ assert Image.MAX_IMAGE_PIXELS
 
 # --- upright ---------------------------------------------------------------------------------
 
-# Where the stored picture's four corners (numbered in reading order) are seen once it is upright.
+# Which corner of the stored picture (numbered in reading order) is at each corner of the upright one.
 UPRIGHT = {1: "0123", 2: "1032", 3: "3210", 4: "2301", 5: "0213", 6: "2031", 7: "3120", 8: "1302"}
 QUARTERS = [RED, GREEN, BLUE, (255, 255, 0)]
 
@@ -166,7 +166,7 @@ def test_a_large_rotated_photo_keeps_its_true_size():
     assert item.image.size == (384, 768)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remark on the broken block
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's warning about the broken block
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(
     "block", [b"garbage!", b"", b"II*\0\xff\xff\xff\x7f", orientation(6)[6:18], orientation(99)]
@@ -225,7 +225,7 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_size_above_the_copy(monkeypatch):
     seen = []
     draft = Image.Image.reduce
     monkeypatch.setattr(
-        Image.Image, "reduce", lambda self, *given: (seen.append(self.size), draft(self, *given))[1]
+        Image.Image, "reduce", lambda self, *factors: (seen.append(self.size), draft(self, *factors))[1]
     )
     item = decode_image(encode(halves(size=(4000, 3200)), "JPEG"), "x")
     assert (item.width, item.height) == (4000, 3200)
@@ -272,8 +272,8 @@ def test_the_item_releases_the_file_and_the_original(kind, monkeypatch):
     streams = []
 
     class Stream(io.BytesIO):
-        def __init__(self, *given):
-            super().__init__(*given)
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
             streams.append(weakref.ref(self))
 
     data = encode(halves(), kind)

@@ -1,8 +1,7 @@
-"""Nothing but public web addresses is ever connected to, and no answer takes more than its share.
+"""The fetcher connects only to public web addresses, within the time and bytes of one URL.
 
-No test sends anything beyond loopback: names and addresses of the public web are mapped onto a
-server of our own by a :class:`stand_in_network.World`. How addresses are read and judged is tested
-in ``test_addresses.py``.
+The tests send nothing beyond loopback: a :class:`stand_in_network.World` maps names and addresses of the
+public web to a test server. ``test_addresses.py`` tests how addresses are parsed and checked.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def server(shared_server: LoopbackServer) -> LoopbackServer:
     return shared_server
 
 
-# --- what arrives ---------------------------------------------------------------------------------
+# --- responses ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("route", ["image", "gzipped", "chunked", "redirects/3", "image/?q=1#top"])
@@ -306,7 +305,7 @@ def test_no_more_than_eight_urls_are_fetched_at_once(
     assert fetch_bytes("http://a.test/image", LIMITS, network=World(server)) == IMAGE
 
 
-# --- answers that are no image --------------------------------------------------------------------
+# --- responses without an image -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [204, 206, 304, 401, 403, 404, 429, 500, 503])

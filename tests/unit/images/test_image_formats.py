@@ -1,4 +1,4 @@
-"""Every format and colour mode gives the same RGB picture; every other file is called by its name."""
+"""Every format and colour mode decodes to the same RGB picture; other files are named in the message."""
 
 import hashlib
 import struct
@@ -87,7 +87,7 @@ OTHER_FILES = {
 def test_other_files_are_named_in_the_message(says):
     with pytest.raises(NotAnImageError, match=says) as caught:
         decode_image(OTHER_FILES[says], "photo.jpg")
-    assert len(str(caught.value)) > 30  # what to do is said too
+    assert len(str(caught.value)) > 30  # it also says what to do
     assert caught.value.verdict == "not an image"
 
 
@@ -158,7 +158,7 @@ def test_half_transparent_is_half_white_in_a_premultiplied_tiff_too():
 
 def test_a_hidden_colour_does_not_bleed_when_shrunk():
     pixels = np.zeros((1200, 1200, 4), np.uint8)
-    pixels[..., 1] = 255  # green everywhere, but visible nowhere
+    pixels[..., 1] = 255  # green, but fully transparent
     pixels[:, ::2] = (255, 0, 0, 255)
     item = decode_image(encode(Image.fromarray(pixels), "PNG"), "x")
     assert close(item.image.getpixel((190, 190)), (255, 128, 128), 4)
@@ -230,7 +230,7 @@ def test_a_deep_image_larger_than_one_band_has_no_seams():
 def test_nan_and_infinity_in_a_float_image_are_harmless():
     values = np.asarray(greys(np.float32, 0, 1)).copy()
     values[0, 5], values[0, 6], values[0, 7] = np.nan, np.inf, -np.inf
-    values.view(np.uint32)[0, 8] = 0x7FA00000  # a NaN that is reported when it is converted
+    values.view(np.uint32)[0, 8] = 0x7FA00000  # a signalling NaN: converting it raises a warning
     found = np.asarray(decode_image(encode(Image.fromarray(values), "TIFF"), "x").image)[..., 0]
     assert found[0, 5:9].tolist() == [0, 255, 0, 0]
     assert abs(int(found[4, 128]) - 128) <= 1

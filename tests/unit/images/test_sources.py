@@ -1,4 +1,4 @@
-"""Images come one at a time, in order, whatever their neighbours do."""
+"""Sources are decoded in input order, and a bad one does not affect the others."""
 
 import gc
 import threading
@@ -16,12 +16,12 @@ from clipdemo.types import ImageItem, Rejected
 LIMITS = Limits()
 
 
-def counting(count, begun, delay=lambda i: 0.0):
-    """Sources that note in ``begun`` when they are read."""
+def counting(count, started, delay=lambda i: 0.0):
+    """Sources that append their number to ``started`` when they are read."""
 
     def make(index):
         def read():
-            begun.append(index)
+            started.append(index)
             time.sleep(delay(index))
             return png(size=(index + 1, 4))
 
@@ -31,12 +31,12 @@ def counting(count, begun, delay=lambda i: 0.0):
 
 
 def test_one_bad_image_does_not_stop_the_others():
-    given = [
+    listed = [
         from_bytes("a.png", png(), "upload"),
         from_bytes("b.png", b"hello", "sample"),
         from_bytes("c.png", png(), "upload"),
     ]
-    first, second, third = load(given, LIMITS)
+    first, second, third = load(listed, LIMITS)
     assert isinstance(first, ImageItem)
     assert isinstance(third, ImageItem)
     assert isinstance(second, Rejected)
@@ -51,8 +51,8 @@ def test_items_carry_the_kind_of_their_source():
 
 def test_rejections_pass_through_in_their_place():
     rejected = Rejected("z", "too many files", "because", "zip")
-    given = [from_bytes("a.png", png(), "x"), rejected, from_bytes("b.png", png(), "x")]
-    assert list(load(given, LIMITS))[1] is rejected
+    listed = [from_bytes("a.png", png(), "x"), rejected, from_bytes("b.png", png(), "x")]
+    assert list(load(listed, LIMITS))[1] is rejected
 
 
 def test_an_error_while_reading_becomes_a_rejection_with_its_message():
@@ -77,28 +77,28 @@ def test_a_bug_is_not_hidden():
 
 
 def test_results_come_in_input_order_though_the_first_is_slowest():
-    begun = []
-    found = load(counting(12, begun, lambda i: 0.02 * (3 - i % 4)), LIMITS, workers=4)
-    assert [item.width for item in found] == list(range(1, 13))
+    started = []
+    results = load(counting(12, started, lambda i: 0.02 * (3 - i % 4)), LIMITS, workers=4)
+    assert [item.width for item in results] == list(range(1, 13))
 
 
 def test_nothing_is_read_before_the_first_is_asked_for():
-    begun = []
-    found = load(counting(3, begun), LIMITS)
+    started = []
+    results = load(counting(3, started), LIMITS)
     time.sleep(0.02)
-    assert begun == []
-    next(found)
-    found.close()
+    assert started == []
+    next(results)
+    results.close()
 
 
 def test_no_more_sources_start_than_workers_and_look_ahead():
-    begun = []
-    found = load(counting(50, begun), LIMITS, workers=2, look_ahead=3)
+    started = []
+    results = load(counting(50, started), LIMITS, workers=2, look_ahead=3)
     for taken in range(1, 6):
-        next(found)
+        next(results)
         time.sleep(0.03)
-        assert len(begun) <= taken - 1 + 5
-    found.close()
+        assert len(started) <= taken - 1 + 5
+    results.close()
 
 
 def test_as_many_threads_work_as_asked_for():
@@ -108,8 +108,8 @@ def test_as_many_threads_work_as_asked_for():
         together.wait()
         return png()
 
-    found = load([Source("a", "url", read)] * 6, LIMITS, workers=6, look_ahead=0)
-    assert sum(isinstance(item, ImageItem) for item in found) == 6
+    results = load([Source("a", "url", read)] * 6, LIMITS, workers=6, look_ahead=0)
+    assert sum(isinstance(item, ImageItem) for item in results) == 6
 
 
 def wait_until_no_loader_threads():
@@ -121,29 +121,29 @@ def wait_until_no_loader_threads():
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
 def test_leaving_early_does_not_wait_and_starts_nothing_more(leave):
-    release, begun = threading.Event(), []
+    release, started = threading.Event(), []
 
     def make(index):
         def read():
-            begun.append(index)
+            started.append(index)
             if index:
                 release.wait(5)
             return png()
 
         return Source(f"{index}", "url", read)
 
-    found = load((make(i) for i in range(40)), LIMITS, workers=2, look_ahead=10)
-    next(found)
-    started = time.monotonic()
+    results = load((make(i) for i in range(40)), LIMITS, workers=2, look_ahead=10)
+    next(results)
+    start = time.monotonic()
     if leave == "close":
-        found.close()
+        results.close()
     else:
-        del found
+        del results
         gc.collect()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - start < 2
     release.set()
     wait_until_no_loader_threads()
-    assert len(begun) <= 3  # the first, and one in each worker's hands
+    assert len(started) <= 3  # the first, and one per worker
 
 
 def test_threads_end_when_all_is_loaded():
@@ -168,17 +168,17 @@ def test_a_caller_with_patience_gets_none_while_a_slow_source_is_read():
         go.wait(10)
         return png()
 
-    things = load([Source("slow.png", "url", slow)], LIMITS, patience=0.01)
-    assert next(things) is None
-    assert next(things) is None
+    results = load([Source("slow.png", "url", slow)], LIMITS, patience=0.01)
+    assert next(results) is None
+    assert next(results) is None
     go.set()
-    assert [thing.name for thing in things if thing is not None] == ["slow.png"]
+    assert [result.name for result in results if result is not None] == ["slow.png"]
 
 
 def test_a_file_too_big_for_the_memory_does_not_stop_the_others():
     def hungry():
         raise MemoryError
 
-    things = list(load([Source("big.png", "zip", hungry), from_bytes("a.png", png(), "zip")], LIMITS))
-    assert isinstance(things[0], Rejected)
-    assert things[1].name == "a.png"
+    results = list(load([Source("big.png", "zip", hungry), from_bytes("a.png", png(), "zip")], LIMITS))
+    assert isinstance(results[0], Rejected)
+    assert results[1].name == "a.png"

@@ -1,4 +1,4 @@
-"""Zips are opened carefully: nothing leads out, nothing swells, one bad member stops no other."""
+"""Zips are opened safely: path tricks and bombs are refused, and a bad member does not stop the others."""
 
 import io
 import struct
@@ -23,7 +23,7 @@ def make_zip(members, compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, data in members:
             info = zipfile.ZipInfo(name)
-            info.filename = name  # as it is, not as ZipInfo would tidy it
+            info.filename = name  # unchanged; ZipInfo would clean it up
             archive.writestr(info, data, compression)
     return buffer.getvalue()
 
@@ -45,10 +45,10 @@ def only_rejected(found):
 def after_signature(data, signature, offset, new):
     """``data`` with bytes replaced at ``offset`` from every ``signature``."""
     changed = bytearray(data)
-    at = data.find(signature)
-    while at >= 0:
-        changed[at + offset : at + offset + len(new)] = new
-        at = data.find(signature, at + 1)
+    start = data.find(signature)
+    while start >= 0:
+        changed[start + offset : start + offset + len(new)] = new
+        start = data.find(signature, start + 1)
     return bytes(changed)
 
 
@@ -205,8 +205,10 @@ def test_a_cut_zip_gives_one_rejection_with_its_size(cut):
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_damaged_member_does_not_stop_the_others(compression):
     data = make_zip([("bad.png", png(size=(90, 90))), ("good.png", png("blue"))], compression)
-    at = data.index(b"bad.png") + 7
-    data = data[: at + 20] + bytes(byte ^ 0x55 for byte in data[at + 20 : at + 60]) + data[at + 60 :]
+    start = data.index(b"bad.png") + 7
+    data = (
+        data[: start + 20] + bytes(byte ^ 0x55 for byte in data[start + 20 : start + 60]) + data[start + 60 :]
+    )
     bad, good = load(expanded(data), LIMITS)
     assert isinstance(bad, Rejected)
     assert "damaged" in bad.reason
@@ -257,7 +259,7 @@ def test_members_are_unpacked_one_at_a_time_and_never_mixed(monkeypatch):
 def test_members_are_read_only_when_asked_for(monkeypatch):
     data = make_zip([("a.png", png()), ("b.png", png())])
     opened = []
-    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *given: opened.append(given))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *arguments: opened.append(arguments))
     assert len(expanded(data)) == 2
     assert opened == []
 
