@@ -1,4 +1,4 @@
-"""Whatever the bytes, the door gives an image that keeps every promise, or an ImageError."""
+"""Any bytes decode to an image within the documented bounds, or raise ImageError."""
 
 import io
 
