@@ -1,8 +1,8 @@
-"""The sample gallery: real photographs, sample captions, the neutral background, and their embeddings.
+"""The sample gallery: photographs, sample captions, neutral captions, and their embeddings.
 
-``assets/samples`` ships the photographs with their licences, and the embeddings of all of this under the
-embedded model, so that a first visit is ranked before any model is loaded. ``python -m clipdemo.samples``
-rebuilds what is derived, whenever the embedded model or the samples change.
+``assets/samples`` contains the photographs with their licences and the embeddings under the embedded model,
+so that a first visit shows a ranking before any model is loaded. Run ``python -m clipdemo.samples`` to
+rebuild the embeddings when the embedded model or the samples change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLE_CAPTIONS = (
     "a rocket on its launch pad at night",
 )
 
-# Everyday scenes that none of the samples shows: what an unrelated caption scores.
+# Everyday scenes that the samples do not show: the scores of unrelated captions.
 NEUTRAL_CAPTIONS = (
     "a dog running along the beach",
     "a bowl of fruit on a kitchen counter",
@@ -77,7 +77,7 @@ NEUTRAL_CAPTIONS = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One photograph of the gallery and whom to thank for it."""
+    """One photograph of the gallery with its author and licence."""
 
     file: str
     title: str
@@ -89,19 +89,19 @@ class Sample:
 
 @cache
 def samples() -> tuple[Sample, ...]:
-    """Every photograph of the gallery, in order."""
+    """Return the photographs of the gallery, in order."""
     with (SAMPLES / "gallery.csv").open(encoding="utf-8", newline="") as table:
         return tuple(Sample(**row) for row in csv.DictReader(table))
 
 
 def sample_sets() -> list[str]:
-    """Names of the sets one can choose."""
+    """Return the names of the sets to choose from."""
     return list(dict.fromkeys(sample.sets for sample in samples()))
 
 
 @cache
 def sample_items(sample_set: str | None = None) -> tuple[ImageItem, ...]:
-    """The decoded photographs of a set, or of all sets; decoded once per process."""
+    """Return the decoded photographs of a set, or of all sets; decoded once per process."""
     if sample_set is not None:
         files = {sample.file for sample in samples() if sample.sets == sample_set}
         return tuple(item for item in sample_items() if item.name in files)
@@ -115,7 +115,7 @@ def preload(store: EmbeddingStore) -> bool:
     """Put the shipped embeddings into ``store``.
 
     Returns:
-        Whether they belong to the embedded model installed here; stale ones are not loaded.
+        Whether they match the installed embedded model; otherwise they are not loaded.
     """
     checkpoint = EmbeddedEncoder().checkpoint
     with np.load(EMBEDDINGS, allow_pickle=False) as saved:
@@ -129,7 +129,7 @@ def preload(store: EmbeddingStore) -> bool:
 
 
 def rebuild() -> None:
-    """Write the embedded model's class embeddings and the samples' embeddings anew."""
+    """Rebuild the embedded model's class embeddings and the samples' embeddings."""
     conse.build(EmbeddedEncoder().encode_sentences)
     encoder = EmbeddedEncoder()
     items = sample_items()

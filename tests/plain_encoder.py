@@ -1,4 +1,4 @@
-"""An ``Encoder`` of a few lines of NumPy that knows the eight colours, counts what it is asked, and tables for it."""
+"""A small NumPy ``Encoder`` that knows eight colours and counts its calls, with tables and files for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BACKGROUND = np.linspace(-1, 0.9, 1000, dtype=np.float32)
 
 
 def colour_row(rgb: Sequence[float]) -> np.ndarray:
-    """Where a colour lies, seen from grey."""
+    """The colour as a direction from grey."""
     return np.append(np.asarray(rgb, dtype=np.float64) - 128, 9.0)
 
 
@@ -65,7 +65,7 @@ class PlainEncoder:
 
 
 def square_png(colour: str, side: int = 8) -> bytes:
-    """A PNG of one colour; another side gives other bytes of the same colour."""
+    """A PNG of one colour; the side length changes the bytes, not the colour."""
     out = io.BytesIO()
     square(colour, side).save(out, "PNG")
     return out.getvalue()
@@ -114,7 +114,7 @@ def scored(
     ledger: Ledger | None = None,
     plan: Plan | None = None,
 ) -> Ledger:
-    """The ledger of the whole table."""
+    """Score the whole table into a ledger."""
     ledger = ledger or Ledger()
     plan = plan or Plan(Limits(), thumbnails=True)
     for _ in score_table(table, locate or Shelf().locate, encoder, ledger, Footprint(), plan):

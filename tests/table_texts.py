@@ -1,4 +1,4 @@
-"""Cells that are hard to read, for generated tables."""
+"""Difficult cells for generated tables."""
 
 from hypothesis import strategies as st
 
@@ -21,5 +21,5 @@ PIECES = [
     "\u2028",
     "\ufeff",
 ]
-# No file holds half a surrogate pair; NUL marks binary files.
+# Half a surrogate pair cannot be encoded; NUL marks binary files.
 LETTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")

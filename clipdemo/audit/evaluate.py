@@ -1,4 +1,4 @@
-"""A complete run of ``clipdemo evaluate``: retrieval metrics of a table under a checkpoint, source by source."""
+"""A complete run of ``clipdemo evaluate``: retrieval metrics of a table, source by source."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def _rows_of_split(table: Table, split: str) -> Table:
     column = table.column("split")
     if column is None:
         raise TableError(
-            "the table has no column 'split' for --split to choose by; where `clipdemo train` made the split itself, "
-            "metrics.json in the checkpoint's folder has its figures"
+            "the table has no column 'split' for --split to choose by; if `clipdemo train` made the split, "
+            "its figures are in metrics.json in the checkpoint's folder"
         )
     chosen = table.where(lambda row: bool(row.problem) or row.split(column) == split)
     if not chosen.count:

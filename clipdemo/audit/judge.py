@@ -122,7 +122,7 @@ class Audit:
         )
 
     def rows(self) -> Iterator[list[str]]:
-        """Yield every row of the table with its results, in order; rows that were not reached have an error."""
+        """Yield every row of the table with its results, in order; rows not reached have an error."""
         scored_rows = self.ledger.rows()
         pair = 0
         for row in self.table.rows():
@@ -156,7 +156,7 @@ class Audit:
 
 
 def result_columns(table: Table) -> tuple[str, ...]:
-    """Return the names of the result columns, prefixed with "clipdemo_" until none is a column of the table."""
+    """Return the names of the result columns, with "clipdemo_" before them until all are new to the table."""
     taken = {column.strip().lower() for column in table.columns}
     names: tuple[str, ...] = RESULT_COLUMNS
     while taken.intersection(names):
@@ -205,7 +205,7 @@ def _strong_elsewhere(rivals: Rivals, background: FloatArray) -> BoolArray:
 
 
 def _gains(ledger: Ledger, rivals: Rivals, background: FloatArray) -> BoolArray:
-    """Return (n,): whether swapping captions with the owner of the best rival caption yields two possible matches.
+    """Return (n,): whether swapping captions with the best rival caption's pair yields two possible matches.
 
     The other pair must gain from the swap, too; this pair does because it is weak.
     """

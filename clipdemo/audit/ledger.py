@@ -1,7 +1,7 @@
 """The progress of a run over a table in SQLite: on disk for the command line, in memory for a page.
 
-The ledger makes a run resumable, lets each image and caption be encoded once, and keeps the embeddings of a large table
-out of memory. Rows are committed completely or not at all.
+The ledger makes a run resumable, lets each image and caption be encoded once, and keeps the embeddings of a
+large table out of memory. Rows are committed completely or not at all.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class File:
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """A processed row. Image id, caption id and cosine are None if it failed; the error is empty if it did not."""
+    """A processed row; a failed one has an error instead of an image id, caption id and cosine."""
 
     number: int
     image: int | None
@@ -159,13 +159,14 @@ class Ledger:
         # Block by block: an open cursor would block the next commit.
         for first in range(start, stop, BLOCK):
             block = self._base.execute(
-                "SELECT number, image, caption, cosine, error FROM rows WHERE number >= ? AND number < ? ORDER BY number",
+                "SELECT number, image, caption, cosine, error FROM rows"
+                " WHERE number >= ? AND number < ? ORDER BY number",
                 [first, min(first + BLOCK, stop)],
             ).fetchall()
             yield from (ScoredRow(*values) for values in block)
 
     def pairs(self) -> tuple[IntArray, IntArray, FloatArray]:
-        """Return the rows without an error: their numbers (n,), image and caption ids (n, 2), and cosines (n,)."""
+        """Return the scored rows: their numbers (n,), image and caption ids (n, 2), and cosines (n,)."""
         query = "SELECT number, image, caption, cosine FROM rows WHERE error = '' ORDER BY number"
         kind = np.dtype([("number", "i8"), ("image", "i8"), ("caption", "i8"), ("cosine", "f4")])
         rows = np.fromiter(self._base.execute(query), dtype=kind)

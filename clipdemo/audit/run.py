@@ -1,4 +1,4 @@
-"""A complete run of ``clipdemo pairs``: reads a table, writes the scored table, figures and a report; resumable."""
+"""A complete run of ``clipdemo pairs``: a table in, a scored table, figures and a report out; resumable."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _open_table(options: AuditOptions) -> Table:
     ledger = options.progress_files[0]
     if ledger.exists() and not options.resume:
         raise LedgerError(
-            f"{ledger} holds the progress of a run that was stopped; add --resume to go on, or delete that file"
+            f"{ledger} holds the progress of a run that was stopped; add --resume to go on, or delete it"
         )
     image, caption = options.columns
     name = printable_name(options.table.name)
@@ -176,7 +176,7 @@ def _open_ledger(options: AuditOptions, table: Table, checkpoint: Checkpoint, pi
     path = options.progress_files[0]
     if options.resume and not path.exists() and options.output.exists():
         raise LedgerError(
-            f"there is nothing to resume: {options.output} is complete; run without --resume to write it again"
+            f"there is nothing to resume: {options.output} is complete; run without --resume to redo it"
         )
     ledger = Ledger(path)
     about = {

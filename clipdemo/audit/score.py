@@ -1,7 +1,7 @@
 """Scores the rows of a table with an encoder, chunk by chunk, into a ledger.
 
-Threads fetch and decode files a little ahead of the encoder, which runs in the caller's thread. Every image and caption
-is encoded once, however many rows name it.
+Threads fetch and decode files a little ahead of the encoder, which runs in the caller's thread. Every image
+and caption is encoded once, however many rows name it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Plan:
         workers: threads that fetch and decode.
         batch_size: images, and captions, per forward pass.
         thumbnails: whether to keep thumbnails, for pictures and reports.
-        patience: seconds to wait for a file before the caller gets control back; None waits until it has arrived.
+        patience: seconds to wait for a file before the caller gets control back; None waits until it has
+            arrived.
     """
 
     limits: Limits
@@ -71,8 +72,8 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
             f"different {key}" if key.startswith("--") else f"a different {key}" for key in differing
         )
         raise LedgerError(
-            f"the run to resume was started with {differences}; write to another output, or delete that run's progress "
-            "file to start over"
+            f"the run to resume was started with {differences}; write to another output, or delete that run's "
+            "progress file to start over"
         )
     return ledger.row_count
 

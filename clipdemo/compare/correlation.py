@@ -43,8 +43,8 @@ def kendall(first: npt.ArrayLike, second: npt.ArrayLike) -> float | None:
         second: (n,) of the same items.
 
     Returns:
-        Pairs in the same order minus pairs in the opposite order, over the pairs that are not tied; None if one of
-        them has fewer than two distinct values.
+        Pairs in the same order minus pairs in the opposite order, over the pairs that are not tied; None if
+        one of them has fewer than two distinct values.
 
     Source: Kendall 1945, "The treatment of ties in ranking problems".
     """

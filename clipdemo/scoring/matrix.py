@@ -1,11 +1,11 @@
-"""Which values a view of a score matrix shows, in which order, and in which colours: NumPy in, NumPy out.
+"""Views of a score matrix: their values, order and colour scale. NumPy only, without streamlit or plotly.
 
-Neither streamlit nor plotly may be imported here; the page, the chart and the drawing share these decisions.
+The page, the chart and the picture share these decisions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,16 +30,16 @@ AS_GIVEN, BY_BEST, CLUSTERED = "As given", "By best match", "Clustered"
 
 MEANINGS = {
     COSINE: "Cosine of the two embeddings. It is not a probability, and not comparable between checkpoints.",
-    SHARE_OF_CAPTIONS: "Softmax over the captions given, for each image: every row adds up to 100 %.",
-    SHARE_OF_IMAGES: "Softmax over the images given, for each caption: every column adds up to 100 %.",
-    SIGMOID: "Sigmoid of the logit: each pair by itself, as the checkpoint was trained; rivals do not matter.",
-    RANK_OF_CAPTION: "Place of the caption among all captions, for each image: 1 is best, once in every row.",
-    RANK_OF_IMAGE: "Place of the image among all images, for each caption: 1 is best, once in every column.",
-    RANK: "Place of the column among all others, for each row: 1 is most alike, once in every row.",
-    PERCENTILE: "How many in a hundred unrelated pairs score lower under this checkpoint.",
+    SHARE_OF_CAPTIONS: "Softmax over the given captions, for each image: every row adds up to 100 %.",
+    SHARE_OF_IMAGES: "Softmax over the given images, for each caption: every column adds up to 100 %.",
+    SIGMOID: "Sigmoid of the logit, independently for each pair, as the checkpoint was trained.",
+    RANK_OF_CAPTION: "Rank of the caption among all captions, for each image: 1 is best and occurs once in every row.",
+    RANK_OF_IMAGE: "Rank of the image among all images, for each caption: 1 is best and occurs once in every column.",
+    RANK: "Rank of the column among all others, for each row: 1 is most similar and occurs once in every row.",
+    PERCENTILE: "How many of a hundred unrelated pairs score lower under this checkpoint.",
 }
 
-# Cividis: rises evenly in lightness, and the colour-blind see it as everybody does.
+# Cividis: lightness rises evenly, and colour-blind people see it as everyone does.
 # Source: Nuñez, Anderton & Renslow 2018.
 COLOURS = (
     "#00224e",
@@ -57,14 +57,14 @@ COLOURS = (
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """One view of a matrix, ready to be coloured.
+    """One view of a matrix with its colour scale.
 
     Attributes:
-        values: (n_rows, n_columns) float32; nan where a thing meets itself.
-        unit: what the values are, for the colour bar.
-        low: value at the dull end of the colours.
+        values: (n_rows, n_columns) float32; nan where an item meets itself.
+        unit: title of the colour bar.
+        low: value at the dark end of the scale.
         high: value at the bright end; smaller than ``low`` for ranks, where 1 is best.
-        decimals: digits after the point worth showing.
+        decimals: digits to show after the point.
     """
 
     values: FloatArray
@@ -74,23 +74,22 @@ class Sheet:
     decimals: int
 
     def positions(self) -> FloatArray:
-        """The values on the colour scale: 0 is dull, 1 bright; nan stays nan."""
+        """Return the values on the colour scale: 0 is dark, 1 is bright; nan stays nan."""
         span = (self.high - self.low) or 1.0
         return ((self.values - self.low) / span).clip(0, 1).astype(np.float32)
 
     def reordered(self, rows: IntArray, columns: IntArray) -> Sheet:
-        """The same view with its rows and columns in another order."""
-        values = self.values[np.ix_(rows, columns)]
-        return Sheet(values, self.unit, self.low, self.high, self.decimals)
+        """Return the view with its rows and columns in another order."""
+        return replace(self, values=self.values[np.ix_(rows, columns)])
 
 
 def views_of(pairs: str, shape: tuple[int, int], checkpoint: Checkpoint) -> list[str]:
-    """The views that say something about a matrix of ``pairs``; the cosine always comes first.
+    """Return the views that are informative for a matrix of ``pairs``; the cosine always comes first.
 
     Args:
         pairs: ``IMAGES_CAPTIONS``, ``IMAGES_IMAGES`` or ``CAPTIONS_CAPTIONS``.
         shape: (n_rows, n_columns) of the matrix.
-        checkpoint: a sigmoid checkpoint has no shares.
+        checkpoint: a sigmoid checkpoint lacks shares.
     """
     rows, columns = shape
     if pairs == IMAGES_IMAGES:
@@ -106,12 +105,12 @@ def views_of(pairs: str, shape: tuple[int, int], checkpoint: Checkpoint) -> list
 
 
 def sheet(view: str, cosine: FloatArray, checkpoint: Checkpoint, background: FloatArray) -> Sheet:
-    """What one view shows of images x captions.
+    """Return one view of images x captions.
 
     Args:
         view: one of ``views_of(IMAGES_CAPTIONS, ...)``.
         cosine: (n_images, n_captions).
-        checkpoint: gives logit scale and bias.
+        checkpoint: for its logit scale and bias.
         background: cosines of unrelated image-caption pairs; any shape.
     """
     if view in {SHARE_OF_CAPTIONS, SHARE_OF_IMAGES, SIGMOID}:
@@ -122,18 +121,18 @@ def sheet(view: str, cosine: FloatArray, checkpoint: Checkpoint, background: Flo
         shares = similarity.softmax(logits, axis={"images": 0, "captions": 1}[rivals])
         return _percent(100 * shares, f"share among {rivals}, %")
     if view == RANK_OF_CAPTION:
-        return _places(similarity.ranks(cosine, axis=1), "rank of the caption", cosine.shape[1])
+        return _ranks(similarity.ranks(cosine, axis=1), "rank of the caption", cosine.shape[1])
     if view == RANK_OF_IMAGE:
-        return _places(similarity.ranks(cosine, axis=0), "rank of the image", cosine.shape[0])
+        return _ranks(similarity.ranks(cosine, axis=0), "rank of the image", cosine.shape[0])
     if view == PERCENTILE:
         return _percent(np.floor(similarity.percentile(cosine, background)), "percentile", decimals=0)
     return _cosines(cosine)
 
 
 def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = None) -> Sheet:
-    """What one view shows of things against themselves; the diagonal is empty.
+    """Return one view of items against themselves, with an empty diagonal.
 
-    A cosine of 1 with itself would stretch the colours and say nothing.
+    The cosine of 1 of an item with itself would stretch the colour scale for nothing.
 
     Args:
         view: one of ``views_of(IMAGES_IMAGES, ...)`` or of captions.
@@ -142,9 +141,9 @@ def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = 
     """
     others = _without_diagonal(cosine)
     if view == RANK:
-        alone = np.where(np.isnan(others), -np.inf, others).astype(np.float32)
-        places = _places(similarity.ranks(alone, axis=1), "rank in the row", max(1, len(cosine) - 1))
-        return Sheet(_without_diagonal(places.values), places.unit, places.low, places.high, 0)
+        last = np.where(np.isnan(others), -np.inf, others).astype(np.float32)  # an item ranks last for itself
+        ranked = _ranks(similarity.ranks(last, axis=1), "rank in the row", max(1, len(cosine) - 1))
+        return replace(ranked, values=_without_diagonal(ranked.values))
     if view == PERCENTILE and background is not None:
         percentiles = np.floor(similarity.percentile(cosine, background)).astype(np.float32)
         return _percent(_without_diagonal(percentiles), "percentile", decimals=0)
@@ -152,15 +151,12 @@ def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = 
 
 
 def arrange(how: str, cosine: FloatArray, *, square: bool = False) -> tuple[IntArray, IntArray]:
-    """In which order rows and columns are shown.
+    """Return the order in which rows and columns are shown, as indices.
 
     Args:
         how: ``AS_GIVEN``, ``BY_BEST`` or ``CLUSTERED``.
-        cosine: (n_rows, n_columns), whatever the view shows: the order stays when the view changes.
-        square: whether rows and columns are the same things; they then share one order.
-
-    Returns:
-        Positions of the rows and of the columns, each once.
+        cosine: (n_rows, n_columns), for every view, so that the order stays when the view changes.
+        square: whether rows and columns are the same items; they then share one order.
     """
     if how == CLUSTERED:
         rows = _leaves(cosine)
@@ -173,13 +169,13 @@ def arrange(how: str, cosine: FloatArray, *, square: bool = False) -> tuple[IntA
         best = np.where(np.eye(len(cosine), dtype=bool), -np.inf, cosine).max(axis=1)
         rows = similarity.order(best.astype(np.float32))
         return rows, rows
-    # Each row under the column it matches best, best first: a staircase from top left to bottom right.
+    # Rows by the column they match best, best first: a staircase from top left to bottom right.
     rows = np.lexsort((-cosine.max(axis=1), cosine.argmax(axis=1))).astype(np.int64)
     return rows, columns
 
 
 def _leaves(rows: FloatArray) -> IntArray:
-    """Order of the rows that puts like beside like: average linkage with optimal leaf ordering.
+    """Return an order that puts similar rows next to each other: average linkage with optimal leaf ordering.
 
     Source: Bar-Joseph, Gifford & Jaakkola 2001.
     """
@@ -192,8 +188,8 @@ def _leaves(rows: FloatArray) -> IntArray:
 
 
 def _cosines(values: FloatArray) -> Sheet:
-    seen = values[~np.isnan(values)]
-    low, high = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 1.0)
+    defined = values[~np.isnan(values)]
+    low, high = (float(defined.min()), float(defined.max())) if defined.size else (0.0, 1.0)
     return Sheet(values, "cosine", low, high, 3)
 
 
@@ -201,7 +197,7 @@ def _percent(values: FloatArray, unit: str, decimals: int = 1) -> Sheet:
     return Sheet(values.astype(np.float32), unit, 0.0, 100.0, decimals)
 
 
-def _places(ranks: IntArray, unit: str, last: int) -> Sheet:
+def _ranks(ranks: IntArray, unit: str, last: int) -> Sheet:
     return Sheet(ranks.astype(np.float32), unit, float(last), 1.0, 0)
 
 

@@ -1,8 +1,8 @@
-"""Retrieval metrics of image,caption pairs: recall@k, mean reciprocal rank and median rank, with bootstrap intervals.
+"""Retrieval metrics of image,caption pairs: recall@k, MRR and median rank, with bootstrap intervals.
 
-Text to image: each distinct caption searches for its images. Image to text: each distinct image searches for its
-captions. A query is a hit if any of its right answers is among the first k, and its other right answers are not counted
-as rivals (see ``rivals.py``). NumPy only.
+Text to image: each distinct caption searches for its images. Image to text: each distinct image searches for
+its captions. A query is a hit if any of its right answers is among the first k, and its other right answers
+are not counted as rivals (see ``rivals.py``). NumPy only.
 """
 
 from __future__ import annotations
@@ -200,7 +200,13 @@ def _resample(ranks: IntArray, image_of_query: IntArray, images: int, seed: int)
 
 
 def _ranks_at(ordered: IntArray, cumulative: IntArray, places: IntArray) -> IntArray:
-    """Return the rank at a 1-based place of each resample, whose draws of each rank are cumulated in a row."""
+    """Return the rank at a 1-based place of each resample.
+
+    Args:
+        ordered: (n_queries,) ranks, ascending.
+        cumulative: (n_resamples, n_queries) how often the queries up to each one were drawn.
+        places: (n_resamples,).
+    """
     index = (cumulative < places[:, None]).sum(axis=1)
     ranks: IntArray = ordered[np.minimum(index, len(ordered) - 1)]
     return ranks

@@ -1,7 +1,8 @@
-"""Exact ranks of pairs among their rivals, computed in blocks, so that the whole matrix is never in memory. NumPy only.
+"""Exact ranks of pairs among their rivals, in blocks: the whole matrix is never in memory. NumPy only.
 
-The rivals of a pair's caption are the captions of other images; the rivals of its image are the images of other
-captions. Five captions of one photograph, or one caption of two photographs, do not compete with each other.
+The rivals of a pair's caption are the captions of other images; the rivals of its image are the images of
+other captions. Five captions of one photograph, or one caption of two photographs, do not compete with each
+other.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Rivals:
     rival_image_cosine: FloatArray
 
     def best_ranks(self) -> tuple[IntArray, IntArray]:
-        """Return the rank of the best right answer of each distinct image and of each distinct caption, by index."""
+        """Return the best right answer's rank for each distinct image and each distinct caption."""
         return (
             _best_per_query(self.pairs[:, 0], self.rank_of_caption),
             _best_per_query(self.pairs[:, 1], self.rank_of_image),

@@ -1,4 +1,4 @@
-"""Scores and rankings from any ``Encoder``; nothing here knows of torch, pages or files."""
+"""Scores and rankings from any ``Encoder``, independent of torch, pages and files."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def score_matrix(
     Args:
         encoder: from ``load_encoder``.
         images: the rows.
-        captions: the columns; each may carry weighted terms (see ``prompts.Query``).
-        templates: prompt templates each caption is put into; several are ensembled.
+        captions: the columns; each may contain weighted terms (see ``prompts.Query``).
+        templates: prompt templates for each caption; several are ensembled.
 
     Returns:
         A matrix with ``cosine`` of shape (len(images), len(captions)).
 
     Raises:
-        CaptionError: a caption whose weighted terms cannot be read, or cancel each other out.
-        ImageError: an image that does not come from ``decode_image`` or ``fetch_image``.
+        CaptionError: the weighted terms of a caption cannot be read or cancel out.
+        ImageError: an image does not come from ``decode_image`` or ``fetch_image``.
         CheckpointError: the encoder's weights cannot be used.
     """
     _check(images, captions)
@@ -48,16 +48,17 @@ def score_matrix(
 
 
 def score_pairs(encoder: Encoder, pairs: Sequence[tuple[ImageItem, str]]) -> list[PairScore]:
-    """Score images with the captions that belong to them, each pair among all its rivals.
+    """Score images with the captions that belong to them, and rank each pair among all its rivals.
 
-    A caption's rivals are the captions of other images only, an image's the images of other captions only.
+    The rivals of a caption are the captions of other images; those of an image are the images of other
+    captions.
 
     Args:
         encoder: from ``load_encoder``.
-        pairs: (image, caption); an image or caption may come more than once, and counts once.
+        pairs: (image, caption); repeated images and captions count once.
 
     Returns:
-        One score per pair, in the order given.
+        One score per pair, in the given order.
     """
     _check([image for image, _ in pairs], [])
     if not pairs:
@@ -84,16 +85,14 @@ def score_pairs(encoder: Encoder, pairs: Sequence[tuple[ImageItem, str]]) -> lis
 
 def _check(images: Sequence[ImageItem], captions: Sequence[str]) -> None:
     if isinstance(captions, str):
-        raise CaptionError(f"captions is one string, {captions[:60]!r}; give a list of captions")
+        raise CaptionError(f"captions is one string, {captions[:60]!r}; pass a list of captions")
     for position, image in enumerate(images):
         if not isinstance(image, ImageItem):
-            raise ImageError(
-                f"image {position} is of the type {type(image).__name__}; make it with decode_image"
-            )
+            raise ImageError(f"image {position} is a {type(image).__name__}; create it with decode_image")
 
 
 def rank(cosines: FloatArray, background: FloatArray) -> list[Hit]:
-    """Order one query's cosines, best first; ties keep their input order.
+    """Rank one query's cosines, best first; ties keep their input order.
 
     Args:
         cosines: (n,) cosine of the query with each candidate.
@@ -101,25 +100,25 @@ def rank(cosines: FloatArray, background: FloatArray) -> list[Hit]:
     """
     percentiles = similarity.percentile(cosines, background)
     return [
-        Hit(place, int(index), float(cosines[index]), float(percentiles[index]))
-        for place, index in enumerate(similarity.order(cosines), start=1)
+        Hit(position, int(index), float(cosines[index]), float(percentiles[index]))
+        for position, index in enumerate(similarity.order(cosines), start=1)
     ]
 
 
 def prompts_of(queries: Sequence[Query], templates: Templates) -> list[str]:
-    """The captions that the encoder is given for ``queries``, each once."""
+    """Return the texts to encode for ``queries``, each once."""
     terms = (term for query in queries for term in query.terms)
     return list(dict.fromkeys(prompt for term in terms for prompt in templates.fill(term.text)))
 
 
 def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templates = AS_TYPED) -> FloatArray:
-    """(len(queries), dim) unit rows: each term through every template, averaged, weighted and summed.
+    """Return (len(queries), dim) unit rows: each term in every template, averaged, weighted and summed.
 
     Template ensembling averages unit embeddings and scales the mean back to length one (Radford et al.
     2021, section 3.1.4).
 
     Raises:
-        CaptionError: a query whose terms cancel each other out.
+        CaptionError: the terms of a query cancel out.
     """
     prompts = prompts_of(queries, templates)
     rows: dict[str, FloatArray] = dict(zip(prompts, encoder.encode_captions(prompts), strict=True))
@@ -146,11 +145,11 @@ def encode_queries(encoder: Encoder, queries: Sequence[Query], templates: Templa
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """Cosines of unrelated pairs under one checkpoint and template set, to read a score against.
+    """Cosines of unrelated pairs under one checkpoint and template set, the reference for a score.
 
     Attributes:
-        captions: (n,) sample images x neutral captions.
-        images: (m,) sample images x other sample images.
+        captions: (n,) of sample images with neutral captions, ascending.
+        images: (m,) of sample images with each other, ascending.
     """
 
     captions: FloatArray
@@ -167,5 +166,5 @@ def background(
     rows = encoder.encode_images(images)
     queries = [Query.plain(caption) for caption in captions]
     with_captions = similarity.cosine(rows, encode_queries(encoder, queries, templates))
-    among = similarity.cosine(rows, rows)[~np.eye(len(rows), dtype=bool)]
-    return Background(np.sort(with_captions, axis=None), np.sort(among))
+    with_images = similarity.cosine(rows, rows)[~np.eye(len(rows), dtype=bool)]
+    return Background(np.sort(with_captions, axis=None), np.sort(with_images))

@@ -1,10 +1,11 @@
 """Text tables as records of cells: detects a file's encoding and delimiter and reads it record by record.
 
-Why not :mod:`csv`: one ``csv.reader(strict=True)`` per row agreed with this reader on 40,000 generated tables, but not on
-tables with blanks beside quotes (4,961 of 40,000 differed). People write ``"a.jpg", "a cat"``, which ``csv`` reads without
-an error as a caption in quotes; ``skipinitialspace`` changes unquoted cells and still refuses a blank after a closing quote
-(3,704 differed). Its errors do not name the cell, and its limit of 131,072 characters per cell is a setting of the whole
-process. Which column is which is decided in ``table.py``.
+Why not :mod:`csv`: one ``csv.reader(strict=True)`` per row reads 40,000 generated tables as this module
+does, but 4,961 of 40,000 differently if they contain spaces next to quotes, as hand-written tables do.
+It reads ``"a.jpg", "a cat"`` without an error, but keeps the quotes in the caption. With
+``skipinitialspace`` it strips unquoted cells, too, and refuses a space after a closing quote (3,704
+differences). Its errors do not name the cell, and its limit of 131,072 characters per cell applies to
+the whole process. Which column is which is decided in ``table.py``.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def _inspect(chunks: Iterator[bytes]) -> Inspection:
 def _refuse_nul(chunk: bytes, encoding: str, offset: int) -> None:
     if encoding != "utf-16" and (index := chunk.find(b"\0")) >= 0:
         raise TableError(
-            f"the file is not text (byte {offset + index:,} is NUL); save the sheet as CSV, or the text as UTF-8"
+            f"the file is not text (byte {offset + index:,} is NUL); "
+            "save the sheet as CSV, or the text as UTF-8"
         )
 
 
@@ -176,8 +178,8 @@ def read_lines(opener: Opener, encoding: str) -> Iterator[str]:
 def find_delimiter(lines: Iterable[str], known: Collection[str]) -> str:
     """Detect the delimiter from the first rows.
 
-    A delimiter must split the header into at least two cells. The one that yields most known column names wins, then the
-    one that splits most of the rows below into as many cells as the header.
+    A delimiter must split the header into at least two cells. The one that yields most known column names
+    wins, then the one that splits most of the rows below into as many cells as the header.
 
     Args:
         lines: of the table; only the first ones are read.
@@ -208,9 +210,10 @@ def _fitness(sample: Sequence[str], delimiter: str, known: Collection[str]) -> t
 def records(lines: Iterator[str], delimiter: str) -> Iterator[Record]:
     """Read the header and the rows: cells without their quotes; blank lines are skipped.
 
-    A row with broken quotes ends at the end of its first line, so that the rows below it survive: the lines read in
-    search of the closing quote are read a second time. After ``MAX_REREAD`` such lines a quote must close on its own
-    line, so that a hostile file costs time in proportion to its length. Only the lines of one row are kept in memory.
+    A row with broken quotes ends at the end of its first line, so that the rows below it survive: the lines
+    read in search of the closing quote are read a second time. After ``MAX_REREAD`` such lines a quote must
+    close on its own line, so that a hostile file costs time in proportion to its length. Only the lines of
+    one row are kept in memory.
 
     Args:
         lines: with their ends, as from :func:`read_lines`.

@@ -1,7 +1,7 @@
 """A table of images and captions (CSV, TSV, JSONL or Parquet) as a stream of rows.
 
-Opening a table reads the file once, for its hash, its encoding and its number of rows. Every iteration reads the rows
-from the file again, so memory does not grow with the table. Images are not fetched here.
+Opening a table reads the file once, for its hash, its encoding and its number of rows. Every iteration reads
+the rows from the file again, so memory does not grow with the table. Images are not fetched here.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def _replace_surrogates(text: str) -> str:
 
 
 def read_parquet(opener: Opener) -> Content:
-    """Read the columns and the number of rows that a Parquet file declares; its rows are read in small batches.
+    """Read the columns and the number of rows of a Parquet file; its rows are read in small batches.
 
     Raises:
         TableError: the file is broken; damaged pages show only when rows are read.

@@ -12,7 +12,6 @@ from clipdemo.limits import MEGABYTE, Limits, format_bytes
 from clipdemo.tables.table import Table, open_table, read_columns
 from clipdemo.types import Rejected
 
-TABLE_SUFFIXES = ["csv", "tsv", "txt", "jsonl", "ndjson", "parquet"]
 MAX_UNPACKED = 2  # times the largest file: characters of all cells together
 MAX_IMAGE_BYTES = 200 * MEGABYTE  # of uploaded images and zips, held until the audit ends
 

@@ -1,4 +1,4 @@
-"""Whatever the bytes, decoding returns a valid item or raises an ImageError."""
+"""Any bytes decode to an image within the documented bounds, or raise ImageError."""
 
 import io
 

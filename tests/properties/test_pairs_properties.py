@@ -1,4 +1,4 @@
-"""Whatever a table holds, its own columns come out of ``clipdemo pairs`` as they went in, row by row."""
+"""``clipdemo pairs`` returns the table's own columns unchanged, row by row, whatever their text."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ NOWHERE = ROWS.map(lambda rows: [(f"{image} nowhere", *others) for image, *other
 @given(NOWHERE)
 @example([("=1 nowhere", "@x", "\t", "''")])
 @settings(max_examples=25, deadline=None)
-def test_cells_of_a_csv_come_back_untouched(rows):
+def test_cells_of_a_csv_are_unchanged(rows):
     text = io.StringIO(newline="")
     csv.writer(text).writerows([HEADER, *rows])
     unchanged(rows, through(text.getvalue().encode(), "t.csv"))
@@ -69,7 +69,7 @@ def test_cells_of_a_csv_come_back_untouched(rows):
 
 @given(NOWHERE.filter(len), st.sampled_from(["", "\0"]))
 @settings(max_examples=25, deadline=None)
-def test_cells_of_a_jsonl_table_come_back_untouched(rows, extra):
+def test_cells_of_a_jsonl_table_are_unchanged(rows, extra):
     rows = [(*row[:2], row[2] + extra, row[3]) for row in rows]
     lines = [json.dumps(dict(zip(HEADER, row, strict=True))) for row in rows]
     unchanged(rows, through("\n".join(lines).encode(), "t.jsonl"))

@@ -1,4 +1,4 @@
-"""Whatever text a table holds, it is read back as it was written; whatever bytes, only TableError comes."""
+"""Any text in a table is read back as it was written; any bytes are a table or raise TableError."""
 
 import csv
 import io
@@ -56,8 +56,8 @@ def test_what_parquet_writes_is_read_back(rows, group):
     assert read("t.parquet", out.getvalue()) == rows
 
 
-def look_through(name, data):
-    """Only TableError may come, and what was counted must be what is read."""
+def check(name, data):
+    """Only TableError may be raised, and the count must match the rows."""
     try:
         columns = read_columns(name, lambda: io.BytesIO(data))
         table = open_table(
@@ -81,7 +81,7 @@ def look_through(name, data):
     st.sampled_from(["t.csv", "t.tsv", "t.jsonl", "t"]),
 )
 def test_any_bytes_are_a_table_or_a_table_error(start, pieces, name):
-    look_through(name, start + b"".join(pieces))
+    check(name, start + b"".join(pieces))
 
 
 SOUND = io.BytesIO()
@@ -103,4 +103,4 @@ def test_damaged_parquet_is_a_table_or_a_table_error(changes):
     data = bytearray(SOUND.getvalue())
     for at, value in changes:
         data[at] = value
-    look_through("t.parquet", bytes(data))
+    check("t.parquet", bytes(data))

@@ -16,11 +16,11 @@ def encoder():
     return load_encoder("embedded")
 
 
-def test_the_shipped_embeddings_carry_the_fingerprint_of_the_model_installed(encoder):
+def test_the_shipped_embeddings_have_the_fingerprint_of_the_installed_model(encoder):
     assert samples.preload(EmbeddingStore(10**6)), STALE
 
 
-def test_the_shipped_embeddings_are_what_the_model_gives_now(encoder):
+def test_the_shipped_embeddings_equal_those_of_the_installed_model(encoder):
     store = EmbeddingStore(10**6)
     samples.preload(store)
     cached = CachedEncoder(encoder, store, FairLock())
@@ -38,7 +38,7 @@ def test_the_shipped_embeddings_are_what_the_model_gives_now(encoder):
     )
 
 
-def test_the_shipped_class_embeddings_are_what_the_text_tower_gives_now(encoder):
+def test_the_shipped_class_embeddings_equal_those_of_the_text_tower(encoder):
     names = conse.CLASS_NAMES.read_text("utf-8").splitlines()[:50]
     rows = encoder.encode_sentences([conse.CLASS_TEMPLATE.format(name) for name in names])
     np.testing.assert_allclose(

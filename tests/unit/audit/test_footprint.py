@@ -20,14 +20,14 @@ def test_stages_add_up_over_threads():
     assert stage.rate == pytest.approx(4 / stage.seconds)
 
 
-def test_what_fails_is_timed_too():
+def test_a_failing_block_is_timed_too():
     footprint = Footprint()
     with pytest.raises(ValueError, match="no"), footprint.stage("fetch", 1):
         raise ValueError("no")
     assert footprint.stages[0].items == 1
 
 
-def test_the_peak_covers_what_was_held():
+def test_the_peak_covers_allocated_memory():
     before = peak_resident_bytes()
     held = bytearray(before + 50_000_000)
     for page in range(0, len(held), 4096):

@@ -1,4 +1,4 @@
-"""What is said of a scored table equals what a naive reading of all cosines says."""
+"""Ranks, flags and metrics of a scored table equal those computed naively from all cosines."""
 
 import csv
 import io
@@ -66,7 +66,7 @@ def test_a_caption_that_fits_nothing_is_weak_but_not_swapped():
     assert [WEAK in flags for flags in audit.flags] == [False, False, False, True]
 
 
-def test_the_same_bytes_under_two_names_are_flagged_and_are_no_rivals():
+def test_the_same_bytes_under_two_names_are_flagged_and_are_not_rivals():
     rows = [("red.png", "a red square"), ("copy.png", "a red square indeed"), ("blue.png", "a blue square")]
     audit = audited(rows, files={**SQUARES, "copy.png": SQUARES["red.png"]})
     assert [DUPLICATE in flags for flags in audit.flags] == [True, True, False]
@@ -85,7 +85,7 @@ def test_other_bytes_of_the_same_picture_are_rivals():
     assert audit.summary().flags[DUPLICATE] == 0
 
 
-def test_the_same_name_in_many_rows_is_no_duplicate():
+def test_the_same_name_in_many_rows_is_not_a_duplicate():
     assert audited([("red.png", "a"), ("red.png", "b"), ("blue.png", "c")]).summary().flags[DUPLICATE] == 0
 
 
@@ -104,7 +104,7 @@ def test_five_captions_of_one_photograph_do_not_compete():
     # An image is a hit when one of its five captions is found, and each of 40 captions asks once.
     summary = audit.summary()
     assert (summary.image_to_text.queries, summary.text_to_image.queries) == (8, 40)
-    # The captions of the photograph before name the same colour and, as ties, come first; red has none before.
+    # The previous photograph's captions name the same colour and, as ties, come first; red is the first.
     assert summary.image_to_text.recall[1] == 1 / 8
     assert summary.image_to_text.median_rank == 5
     assert summary.text_to_image.recall[1] == pytest.approx(8 / 40)
@@ -173,7 +173,7 @@ def test_failed_rows_have_an_error_and_nothing_else():
     assert audit.numbers.tolist() == list(range(1, 9))
 
 
-def test_rows_that_were_never_reached_say_so():
+def test_rows_that_were_not_reached_say_so():
     table, encoder, ledger = table_of(RIGHT * 20), PlainEncoder(), Ledger()
     chunks = score_table(table, Shelf().locate, encoder, ledger, Footprint(), Plan(Limits()))
     done = next(chunks)
@@ -185,7 +185,7 @@ def test_rows_that_were_never_reached_say_so():
     assert {row["error"] for row in found[done:]} == {"not scored: stopped before this row"}
 
 
-def test_nothing_scored_gives_an_empty_audit():
+def test_an_audit_without_scores_is_empty():
     for rows in ([], [("gone.png", "gone")]):
         audit = audited(rows)
         summary = audit.summary()
@@ -198,7 +198,7 @@ def test_one_pair_alone_ranks_first_without_a_rival():
     assert (row["rank_of_caption"], row["rank_of_image"], row["best_rival_caption"]) == ("1", "1", "")
 
 
-def test_a_caption_over_the_limit_is_called_truncated():
+def test_a_caption_over_the_limit_is_truncated():
     audit = audited([("red.png", "red " * 21), ("blue.png", "blue " * 20), ("blue.png", "red " * 21)])
     assert [row["truncated"] for row in cells(audit)] == ["yes", "no", "yes"]
     assert audit.summary().truncated == 2
@@ -218,7 +218,7 @@ def test_result_columns_never_share_a_name_with_the_table(header, prefix):
     assert result_columns(table) == tuple(prefix + name for name in RESULT_COLUMNS)
 
 
-def test_cells_come_back_as_they_were():
+def test_cells_are_returned_unchanged():
     rows = [("red.png", "  a red\nsquare "), ("blue.png", "=1+1")]
     audit = audited(rows)
     assert [tuple(row[:2]) for row in audit.rows()] == rows

@@ -28,7 +28,7 @@ def filled(path=None):
     return ledger
 
 
-def test_what_goes_in_comes_out():
+def test_added_values_are_returned():
     ledger = filled()
     assert (ledger.image_count, ledger.caption_count, ledger.row_count) == (2, 1, 3)
     assert ledger.image("bb") == 1
@@ -53,7 +53,7 @@ def test_an_image_under_two_names_is_a_duplicate():
     assert filled().duplicates() == {0}
 
 
-def test_what_was_committed_outlasts_the_process_and_the_rest_does_not(tmp_path):
+def test_only_committed_rows_survive_the_process(tmp_path):
     path = tmp_path / "run.progress"
     ledger = filled(path)
     ledger.commit()
@@ -64,14 +64,14 @@ def test_what_was_committed_outlasts_the_process_and_the_rest_does_not(tmp_path)
     assert again.about() == {"table": "abc"}
 
 
-def test_a_file_that_is_no_ledger_is_refused_in_words(tmp_path):
+def test_a_file_that_is_not_a_ledger_is_refused_with_a_sentence(tmp_path):
     path = tmp_path / "run.progress"
     path.write_bytes(b"not a database, but long enough to be looked at" * 30)
     with pytest.raises(LedgerError, match="delete it"):
         Ledger(path)
 
 
-def test_hostile_names_are_only_names():
+def test_hostile_names_stay_names():
     ledger = Ledger()
     for name in ("'; DROP TABLE rows; --", "\x00", "😀" * 500, "a" * 100_000):
         ledger.add_file(name, None, "no")

@@ -1,4 +1,4 @@
-"""A run from a table on disk to its output: complete or resumable, and refused in words before any work."""
+"""A run from a table to its output: complete, resumable, or refused with a sentence before any work."""
 
 import csv
 import json
@@ -53,7 +53,7 @@ def read(path):
 
 
 class StoppedError(Exception):
-    """Stands in for whatever ends a process."""
+    """Stands for whatever ends a process."""
 
 
 def stopping_after(rows):
@@ -64,7 +64,7 @@ def stopping_after(rows):
     return show
 
 
-def test_every_row_comes_out_beside_its_results(place):
+def test_every_row_is_written_with_its_results(place):
     result = run(place)
     header, *rows = read(place / "out.csv")
     assert header[:3] == ["image", "caption", "similarity"]
@@ -76,20 +76,20 @@ def test_every_row_comes_out_beside_its_results(place):
 
 def test_the_result_as_json_has_every_figure(place):
     result = run(place, figures=place / "figures", report=place / "report.html")
-    told = json.loads(result.as_json())
-    assert told["summary"]["rows"] == 320
-    assert told["summary"]["image_to_text"]["recall"]["1"] == 1.0
-    names = [stage["name"] for stage in told["stages"]]
+    values = json.loads(result.as_json())
+    assert values["summary"]["rows"] == 320
+    assert values["summary"]["image_to_text"]["recall"]["1"] == 1.0
+    names = [stage["name"] for stage in values["stages"]]
     assert {"read", "decode", "encode images", "encode captions", "score"} <= set(names)
-    assert [Path(file).name for file in told["files"]] == [
+    assert [Path(file).name for file in values["files"]] == [
         "out.csv",
         "image_captions.png",
         "similarity_matrix.png",
         "report.html",
     ]
-    assert all(Path(file).is_file() for file in told["files"])
-    assert told["peak_memory_bytes"] > 1_000_000
-    assert told["device"] == "cpu"
+    assert all(Path(file).is_file() for file in values["files"])
+    assert values["peak_memory_bytes"] > 1_000_000
+    assert values["device"] == "cpu"
     for words in ("320 of 320 rows scored", "recall@1 100.0 %", "peak memory", "encode images"):
         assert words in result.as_text()
 
@@ -111,14 +111,14 @@ def test_a_stopped_run_resumes_to_the_same_bytes(place, after):
         assert not set(SQUARES) & set(encoder.images)  # all were encoded before the stop
 
 
-def test_what_is_there_before_the_ranks_has_its_similarity(place):
+def test_the_partial_output_has_similarities_before_ranks(place):
     with pytest.raises(StoppedError):
         run(place, show=stopping_after(64))
     _, *rows = read(place / "out.csv")
     assert {tuple(row[2:]) for row in rows} == {("1.000000", rows[0][3], "", "", "", "no", "", "")}
 
 
-def test_resuming_without_anything_to_resume_begins_anew(place):
+def test_resuming_without_progress_starts_over(place):
     assert run(place, resume=True).summary.scored == 320
 
 
@@ -135,7 +135,7 @@ def test_resuming_without_anything_to_resume_begins_anew(place):
         ),
     ],
 )
-def test_a_run_of_something_else_is_not_resumed(place, change, words):
+def test_a_different_run_is_not_resumed(place, change, words):
     (place / "elsewhere").mkdir()
     with pytest.raises(StoppedError):
         run(place, show=stopping_after(64))
@@ -173,7 +173,7 @@ def test_two_runs_cannot_write_the_same_output(place):
         ({"images": "in.csv"}, FileMissingError, "no folder of images"),
     ],
 )
-def test_what_cannot_be_done_is_refused_and_leaves_nothing_behind(place, changes, error, words):
+def test_impossible_options_are_refused_and_leave_nothing_behind(place, changes, error, words):
     (place / "folder").mkdir()
     (place / "link.csv").symlink_to(place / "in.csv")
     before, table = sorted(os.listdir(place)), (place / "in.csv").read_bytes()
@@ -184,7 +184,7 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing_behind(place, changes
     assert (place / "in.csv").read_bytes() == table
 
 
-def test_a_device_is_never_replaced_by_a_file(place):
+def test_a_pipe_is_never_replaced_by_a_file(place):
     pipe = place / "pipe.csv"
     os.mkfifo(pipe)
     with pytest.raises(OutputError, match="not a file"):
@@ -192,7 +192,7 @@ def test_a_device_is_never_replaced_by_a_file(place):
     assert pipe.is_fifo()
 
 
-def test_a_folder_that_takes_no_files_is_named(place):
+def test_a_folder_without_write_permission_is_named(place):
     locked = place / "locked"
     locked.mkdir()
     locked.chmod(0o500)
@@ -238,7 +238,7 @@ def changing(place, how):
     ],
     ids=["cut", "reversed", "longer", "deleted"],
 )
-def test_a_table_that_changes_meanwhile_is_not_mixed_with_old_scores(place, how, words):
+def test_a_table_that_changes_during_the_run_is_not_mixed_with_old_scores(place, how, words):
     with pytest.raises(TableError, match=words):
         run(place, show=changing(place, how))
     assert not (place / "out.csv.new").exists()
@@ -268,7 +268,7 @@ def test_an_output_can_be_scored_again(place):
     assert len(header) == len(set(header)) == 2 + 3 * 8
 
 
-def test_paths_of_any_letters(place):
+def test_paths_with_any_letters(place):
     folder = place / "фото 😀 'quoted'"
     folder.mkdir()
     (folder / "a b.png").write_bytes(SQUARES["red.png"])
@@ -280,12 +280,12 @@ def test_paths_of_any_letters(place):
     json.loads(result.as_json())
 
 
-def test_paths_that_are_no_text(place):
+def test_paths_that_are_not_text(place):
     try:
         folder = Path(os.fsdecode(os.path.join(os.fsencode(place), b"photos-\xff")))
         folder.mkdir()
     except OSError:
-        pytest.skip("this file system takes no such name")
+        pytest.skip("this file system refuses the name")
     for name, data in (("red.png", SQUARES["red.png"]), ("\udcff.csv", csv_of([("red.png", "red")]))):
         (folder / name).write_bytes(data)
     result = run(
@@ -296,7 +296,7 @@ def test_paths_that_are_no_text(place):
     assert result.summary.scored == 1
 
 
-def test_progress_is_told(place):
+def test_progress_is_reported(place):
     seen = []
     run(place, show=lambda done, total, rate: seen.append((done, total, rate)))
     assert [done for done, *_ in seen] == [0, 64, 128, 192, 256, 320]

@@ -1,4 +1,4 @@
-"""A table goes through once: every file read once, every image and caption encoded once, every row kept."""
+"""Every file is read once, every image and caption encoded once, and every row kept."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def test_each_image_is_read_and_encoded_once_and_each_caption_encoded_once():
 @pytest.mark.parametrize(
     "before", [[("red.png", "")] * CHUNK, [("red.png", "x" * (MAX_CAPTION + 1))] * CHUNK]
 )
-def test_an_image_first_named_by_rows_that_cannot_be_scored_is_still_read_once(before, workers):
+def test_an_image_first_named_by_unusable_rows_is_still_read_once(before, workers):
     shelf = Shelf()
     ledger = scored(
         table_of([*before, *[("red.png", "a red square")] * 200]),
@@ -55,16 +55,16 @@ def test_an_image_first_named_by_rows_that_cannot_be_scored_is_still_read_once(b
     assert shelf.read == {"red.png": 1}
 
 
-@pytest.mark.parametrize("wanted", [False, True])
-def test_thumbnails_are_made_where_they_are_wanted(wanted, monkeypatch):
+@pytest.mark.parametrize("thumbnails", [False, True])
+def test_thumbnails_are_made_only_if_asked_for(thumbnails, monkeypatch):
     made = []
     monkeypatch.setattr(images, "_thumbnail", lambda image: made.append(image.size) or b"jpeg")
-    ledger = scored(table_of(MANY), PlainEncoder(), plan=Plan(Limits(), thumbnails=wanted))
-    assert len(made) == (len(SQUARES) if wanted else 0)
-    assert ledger.thumbnail(0) == (b"jpeg" if wanted else None)
+    ledger = scored(table_of(MANY), PlainEncoder(), plan=Plan(Limits(), thumbnails=thumbnails))
+    assert len(made) == (len(SQUARES) if thumbnails else 0)
+    assert ledger.thumbnail(0) == (b"jpeg" if thumbnails else None)
 
 
-def test_a_file_that_cannot_be_read_is_tried_once():
+def test_an_unreadable_file_is_tried_once():
     shelf = Shelf()
     ledger = scored(
         table_of([("gone.png", f"caption {n}") for n in range(200)]), PlainEncoder(), locate=shelf.locate
@@ -153,7 +153,7 @@ def caption_ids(rows):
     return [seen.setdefault(caption, len(seen)) for _, caption in rows]
 
 
-def test_a_checkpoint_that_gives_no_number_fails_the_row_and_is_no_rival_of_others():
+def test_an_embedding_that_is_nan_fails_its_row_and_is_not_a_rival():
     class Broken(PlainEncoder):
         def encode_images(self, items):
             rows = super().encode_images(items)
@@ -178,7 +178,7 @@ def test_an_empty_table_has_no_rows():
     assert (ledger.row_count, ledger.image_count) == (0, 0)
 
 
-def test_a_run_goes_on_where_it_was_stopped(tmp_path):
+def test_a_run_resumes_where_it_was_stopped(tmp_path):
     table, shelf, encoder = table_of(MANY), Shelf(), PlainEncoder()
     plan = Plan(Limits(), workers=2, batch_size=4)
     ledger = Ledger(tmp_path / "progress")
@@ -224,7 +224,7 @@ def test_a_new_ledger_is_described_and_an_agreeing_one_resumed():
         ({"table": "z", "folder of images": "z"}, "a different table and a different folder of images;"),
     ],
 )
-def test_what_differs_from_the_run_to_resume_is_named(changed, words):
+def test_differences_from_the_run_to_resume_are_named(changed, words):
     ledger = Ledger()
     begin(ledger, ABOUT)
     with pytest.raises(LedgerError, match=words):
@@ -261,7 +261,7 @@ def test_addresses_are_fetched_and_a_silent_server_does_not_stop_the_others():
     assert {stage.name: stage.items for stage in footprint.stages}["fetch"] == len(cells)
 
 
-def test_whoever_asks_gets_the_hand_back_while_a_file_is_waited_for():
+def test_the_caller_gets_control_back_while_a_file_is_loading():
     release = threading.Event()
 
     def locate(cell):

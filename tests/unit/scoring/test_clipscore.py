@@ -1,4 +1,4 @@
-"""Our cosine against torchmetrics' CLIPScore, which is 100 times the cosine, not below 0, averaged over pairs."""
+"""Our cosine against torchmetrics' CLIPScore: 100 times the cosine, at least 0, averaged over pairs."""
 
 import numpy as np
 import pytest

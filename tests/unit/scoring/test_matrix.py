@@ -44,7 +44,7 @@ def test_shares_add_up_along_the_axis_they_name(view, axis):
     assert (sheet.low, sheet.high) == (0, 100)
 
 
-def test_a_sigmoid_checkpoint_shows_each_pair_by_itself():
+def test_a_sigmoid_checkpoint_shows_each_pair_independently():
     np.testing.assert_allclose(
         show(SIGMOID, checkpoint=SIGLIP).values, 100 / (1 + np.exp(2 - 20 * SCORES)), rtol=1e-4
     )
@@ -68,7 +68,7 @@ def test_cosine_colours_reach_from_the_smallest_to_the_largest_value_shown():
     assert sheet.positions()[0, 1] == 1
 
 
-def test_the_best_rank_is_bright_and_the_worst_dull():
+def test_the_best_rank_is_bright_and_the_worst_dark():
     assert show(RANK_OF_IMAGE).positions()[:, 1].tolist() == [1, 0, 0.5]
 
 
@@ -78,7 +78,7 @@ def test_a_matrix_of_one_value_has_one_colour(value):
     assert set(positions.ravel().tolist()) == {0.0}
 
 
-def test_a_thing_is_not_compared_with_itself():
+def test_an_item_is_not_compared_with_itself():
     cosine = np.array([[1, 0.8, 0.5], [0.8, 1, 0.6], [0.5, 0.6, 1]], dtype=np.float32)
     sheet = matrices.square_sheet(COSINE, cosine)
     assert np.isnan(np.diag(sheet.values)).all()
@@ -90,7 +90,7 @@ def test_a_thing_is_not_compared_with_itself():
     np.testing.assert_array_equal(among.values, [[np.nan, 100, 0], [100, np.nan, 50], [0, 50, np.nan]])
 
 
-def test_only_views_that_say_something_are_offered():
+def test_only_informative_views_are_offered():
     assert matrices.views_of(IMAGES_CAPTIONS, (3, 2), CLIP) == [
         COSINE,
         SHARE_OF_CAPTIONS,
@@ -108,7 +108,7 @@ def test_only_views_that_say_something_are_offered():
     assert matrices.views_of(CAPTIONS_CAPTIONS, (2, 2), CLIP) == [COSINE, RANK]
 
 
-def test_every_view_has_its_meaning_in_words():
+def test_every_view_is_explained():
     for pairs in (IMAGES_CAPTIONS, IMAGES_IMAGES, CAPTIONS_CAPTIONS):
         for checkpoint in (CLIP, SIGLIP):
             assert set(matrices.views_of(pairs, (3, 3), checkpoint)) <= set(matrices.MEANINGS)
@@ -133,7 +133,7 @@ def blocks(seed=3, groups=4, size=5):
 
 
 @pytest.mark.parametrize("square", [True, False])
-def test_clusters_stand_together(square):
+def test_clusters_are_contiguous(square):
     scores, group = blocks()
     rows, columns = matrices.arrange(CLUSTERED, scores, square=square)
     for order in (rows, columns):

@@ -8,16 +8,16 @@ def test_captions_are_read_one_a_line_and_blanks_are_skipped():
     assert read_captions("a cat\n\n  a   dog \n", 50).captions == ("a cat", "a dog")
 
 
-def test_duplicates_are_dropped_and_said():
+def test_duplicates_are_dropped_with_a_note():
     read = read_captions("a cat\na cat\na  cat", 50)
     assert read.captions == ("a cat",)
     assert read.notes == ("2 duplicate captions were dropped.",)
 
 
-def test_captions_beyond_the_limit_are_left_out_and_said():
+def test_captions_beyond_the_limit_are_left_out_with_a_note():
     read = read_captions("\n".join(f"caption {n}" for n in range(7)), 5)
     assert len(read.captions) == 5
-    assert "2 more captions left out; 5 is the most" in read.notes[0]
+    assert "2 more captions left out; the limit is 5" in read.notes[0]
 
 
 def test_an_endless_caption_is_refused_and_the_others_stay():
@@ -57,7 +57,7 @@ def test_the_first_term_may_carry_a_sign_and_a_weight():
 
 
 @pytest.mark.parametrize("line", ["-- people", "a ++ ", "a ++ b ^0", "a ++ b ^11", "a" + " ++ b" * MAX_TERMS])
-def test_a_weighted_line_that_cannot_be_read_says_so(line):
+def test_an_unreadable_weighted_line_is_refused(line):
     with pytest.raises(CaptionError):
         Query.parse(line)
 
@@ -89,15 +89,15 @@ def test_braces_in_a_caption_are_left_alone():
         ("a street without cars", "negation"),
         ("there isn't a dog", "negation"),
         ("three dogs", "counts"),
-        ("a cup left of a book", "where things are"),
+        ("a cup left of a book", "positions"),
     ],
 )
-def test_what_models_read_badly_is_pointed_out(caption, about):
+def test_what_models_handle_poorly_is_pointed_out(caption, about):
     assert any(about in words for words in weaknesses(caption))
 
 
 @pytest.mark.parametrize("caption", ["a photo of a dog", "a notable knot", "one dog", "the front of a house"])
-def test_other_captions_are_left_in_peace(caption):
+def test_other_captions_get_no_warning(caption):
     assert weaknesses(caption) == []
 
 

@@ -1,4 +1,4 @@
-"""Retrieval figures against naive ones, with ties and several captions an image, and their intervals."""
+"""Retrieval metrics equal naive ones, with ties and several captions per image; so do their intervals."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_ranks_are_the_naive_ones_with_ties(seed):
     np.testing.assert_array_equal(found[1], naive_ranks(captions, images, of_caption))
 
 
-def test_figures_are_those_of_the_ranks_and_lie_in_their_intervals():
+def test_metrics_follow_from_the_ranks_and_lie_in_their_intervals():
     images, captions, pairs = some(0)
     found, (of_images, of_captions) = (
         evaluate(images, captions, pairs),
@@ -120,9 +120,9 @@ def test_metrics_as_one_line_of_text():
 
 def test_json_names_the_candidates_of_each_direction():
     images, captions, pairs = some(0)
-    told = evaluate(images, captions, pairs).as_dict()
-    assert list(told) == ["images", "captions", "text_to_image", "image_to_text"]
+    values = evaluate(images, captions, pairs).as_dict()
+    assert list(values) == ["images", "captions", "text_to_image", "image_to_text"]
     for direction, candidates in (("text_to_image", len(images)), ("image_to_text", len(captions))):
-        assert list(told[direction])[:2] == ["queries", "candidates"]
-        assert told[direction]["candidates"] == candidates
-        assert set(told[direction]["recall"][5]) == {"value", "low", "high"}
+        assert list(values[direction])[:2] == ["queries", "candidates"]
+        assert values[direction]["candidates"] == candidates
+        assert set(values[direction]["recall"][5]) == {"value", "low", "high"}

@@ -39,26 +39,26 @@ def test_block_ranks_equal_naive_ones_with_ties(seed, n_images, n_captions, n_pa
     assert (found.rank_of_caption.tolist(), found.rank_of_image.tolist()) == naive(images, captions, pairs)
 
 
-def test_captions_of_the_same_image_are_no_rivals_and_the_best_rival_is_named():
+def test_captions_of_the_same_image_are_not_rivals_and_the_best_rival_is_named():
     images = np.eye(3, dtype=np.float32)
     captions = similarity.unit([[1, 0, 0], [0.9, 0.1, 0], [0.8, 0.6, 0], [0, 0, 1]])
     pairs = np.array([[0, 1], [0, 2], [1, 0], [2, 3]])
     cosines = np.einsum("nd,nd->n", images[pairs[:, 0]], captions[pairs[:, 1]])
     found = find_rivals(blocks(images, 2), blocks(captions, 3), (3, 4), pairs, cosines)
-    # Image 0 scores highest with caption 0, which is not its own; its own two do not count against each other.
+    # Image 0 scores highest with caption 0, a rival; its own two captions do not compete.
     assert found.rank_of_caption.tolist() == [2, 2, 3, 1]
     assert found.rival_caption.tolist() == [0, 2, 0]
     assert found.rival_image.tolist() == [0, 1, 1, 0]
 
 
-def test_a_single_pair_has_no_rivals():
+def test_a_single_pair_lacks_rivals():
     row = np.ones((1, 1), dtype=np.float32)
     found = find_rivals(blocks(row, 9), blocks(row, 9), (1, 1), np.array([[0, 0]]), np.ones(1, np.float32))
     assert found.rank_of_caption.tolist() == found.rank_of_image.tolist() == [1]
     assert found.rival_caption.tolist() == found.rival_image.tolist() == [-1]
 
 
-def test_no_pairs_give_no_ranks():
+def test_without_pairs_there_are_no_ranks():
     empty = np.zeros((0, 2), dtype=np.int64)
     found = find_rivals(lambda: iter(()), lambda: iter(()), (0, 0), empty, np.zeros(0, np.float32))
     assert not len(found.rank_of_caption)

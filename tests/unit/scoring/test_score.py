@@ -74,7 +74,7 @@ def test_pairs_are_ranked_among_each_other_and_repeats_count_once(encoder, colou
     assert scores[0].cosine == pytest.approx(scores[8].cosine)
 
 
-def test_captions_of_one_image_are_no_rivals_of_each_other(encoder, colour_items):
+def test_captions_of_one_image_are_not_rivals(encoder, colour_items):
     red, blue = colour_items[0], colour_items[2]
     pairs = [(red, f"a {red.name} square"), (red, "something else"), (blue, f"a {blue.name} square")]
     scores = score_pairs(encoder, pairs)
@@ -85,24 +85,24 @@ def test_captions_of_one_image_are_no_rivals_of_each_other(encoder, colour_items
     assert score_pairs(encoder, []) == []
 
 
-def test_a_cut_caption_is_marked(encoder, colour_items):
+def test_a_truncated_caption_is_marked(encoder, colour_items):
     scores = score_pairs(encoder, [(colour_items[0], "red"), (colour_items[0], "red " * 60)])
     assert [score.truncated for score in scores] == [False, True]
 
 
-def test_the_background_leaves_each_image_with_itself_out(encoder, colour_items):
+def test_the_background_excludes_each_image_with_itself(encoder, colour_items):
     scale = background(encoder, colour_items, ["red", "blue"])
     assert scale.captions.shape == (16,)
     assert scale.images.shape == (56,)
 
 
 @pytest.mark.parametrize("captions", ["a cat", [""], ["  "], [None], ["\ud800 lone"]])
-def test_what_is_no_list_of_captions_is_refused_in_words(encoder, colour_items, captions):
+def test_anything_but_a_list_of_captions_is_refused_with_a_sentence(encoder, colour_items, captions):
     with pytest.raises(CaptionError):
         score_matrix(encoder, colour_items, captions)
 
 
-def test_what_is_no_item_is_refused_in_words(encoder, colour_items):
+def test_anything_but_an_item_is_refused_with_a_sentence(encoder, colour_items):
     for wrong in (b"bytes", colour_items[0].image):
         with pytest.raises(ImageError, match="decode_image"):
             score_matrix(encoder, [wrong], ["a cat"])

@@ -105,13 +105,13 @@ def test_every_file_that_was_opened_is_closed():
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.txt", "t", "t.parquet"])
-def test_the_content_tells_the_format_before_the_name(name):
+def test_the_content_decides_the_format_before_the_name(name):
     if name != "t.parquet":
         assert cells('\n {"image": "a", "caption": "b"}\n', name) == [("a", "b")]
     assert cells(packed({"image": ["a"], "caption": ["b"]}), name) == [("a", "b")]
 
 
-def test_jsonl_is_known_by_its_suffix_where_the_first_line_is_broken():
+def test_the_suffix_decides_for_jsonl_if_the_first_line_is_broken():
     table = opened('oops\n{"image": "a", "caption": "b"}\n', "t.jsonl")
     assert [bool(row.problem) for row in table.rows()] == [True, False]
 
@@ -136,7 +136,7 @@ def test_jsonl_is_known_by_its_suffix_where_the_first_line_is_broken():
         (b"[]", "JSONL"),
     ],
 )
-def test_what_is_no_table_is_refused_with_advice(data, advice):
+def test_a_file_that_is_not_a_table_is_refused_with_advice(data, advice):
     assert advice in refusal(data)
 
 
@@ -148,7 +148,7 @@ def test_a_spreadsheet_is_refused_whatever_its_name():
     assert "save the sheet as CSV" in refusal(out.getvalue(), "table.csv")
 
 
-def test_a_file_called_parquet_that_is_none_is_refused():
+def test_a_file_called_parquet_with_other_content_is_refused():
     assert "does not begin like Parquet" in refusal("image,caption\n", "t.parquet")
 
 
@@ -220,7 +220,7 @@ def test_a_chosen_column_is_matched_exactly_then_without_case(image, caption, fo
     assert (table.image, table.caption) == found
 
 
-def test_a_chosen_column_that_is_missing_names_those_that_are_there():
+def test_a_missing_chosen_column_lists_the_existing_ones():
     message = refusal("image,caption\n", image_column="picture")
     assert message == "there is no column 'picture'; the columns are 'image', 'caption'"
 
@@ -255,7 +255,7 @@ def test_a_missing_column_names_those_found_and_how_to_choose():
 @pytest.mark.parametrize(
     "first", ["https://example.com/a.jpg,a cat", "pics/a.JPG,a cat", "1;http://x/y;a cat"]
 )
-def test_a_table_without_a_header_is_told_so(first):
+def test_a_missing_header_is_reported(first):
     message = refusal(f"{first}\n{first}\n")
     assert "looks like data; add a header" in message
     assert "a cat" in message
@@ -324,7 +324,7 @@ def test_what_is_not_utf_8_is_windows_1252_with_a_note():
     assert table.notes == ("the file is not UTF-8; it was read as Windows-1252",)
 
 
-def test_bytes_that_windows_1252_does_not_know_are_replaced_and_counted():
+def test_bytes_undefined_in_windows_1252_are_replaced_and_counted():
     table = opened(b"image,caption\na,b\x81c\x9d\xff\n")
     assert [row.cells for row in table.rows()] == [("a", "b\ufffdc\ufffdÿ")]
     assert "2 of its bytes" in table.notes[0]
@@ -358,7 +358,7 @@ def test_marked_text_that_breaks_its_encoding_is_noted():
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_told_from_the_content(delimiter):
+def test_the_delimiter_is_detected_from_the_content(delimiter):
     for rows in (
         ["image", "caption"],
         ["image", "caption", "a", "b"],
@@ -387,7 +387,7 @@ def test_the_header_decides_between_delimiters(data, columns):
     assert read_columns("t.csv", lambda: io.BytesIO(data.encode())) == columns
 
 
-def test_a_hint_for_excel_is_no_row():
+def test_a_separator_hint_for_excel_is_skipped():
     assert cells("sep=;\nimage;caption\na;b\n") == [("a", "b")]
 
 
@@ -396,7 +396,7 @@ def test_tsv_means_tab():
     assert "'image,caption'" in refusal("image,caption\n", "t.TSV")
 
 
-def test_quotes_hold_delimiters_line_ends_and_quotes():
+def test_quoted_cells_contain_delimiters_line_ends_and_quotes():
     data = 'image,caption\n"a ""b"", c","line\r\nline\rline\n\nline"\n"",""""\n" d "  ,  "e"\nf"g, h\n'
     assert cells(data) == [
         ('a "b", c', "line\r\nline\rline\n\nline"),
@@ -407,7 +407,7 @@ def test_quotes_hold_delimiters_line_ends_and_quotes():
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
-def test_any_line_end_will_do_also_none(end):
+def test_any_line_end_is_read_and_the_last_may_be_missing(end):
     assert cells(end.join(["image,caption", "a,b", "c,d"])) == [("a", "b"), ("c", "d")]
     assert cells(end.join(["", "image,caption", "", " ", "a,b", "", "c,d", "", ""])) == [
         ("a", "b"),
@@ -415,7 +415,7 @@ def test_any_line_end_will_do_also_none(end):
     ]
 
 
-def test_unicode_line_separators_are_no_line_ends():
+def test_unicode_line_separators_do_not_end_a_line():
     assert cells("image,caption\na,b\u2028c\x85d\x0be\x1ef\n") == [("a", "b\u2028c\x85d\x0be\x1ef")]
 
 
@@ -423,7 +423,7 @@ def test_empty_rows_of_a_sheet_are_rows():
     assert cells("image,caption\n,\n") == [("", "")]
 
 
-def test_rows_with_too_few_or_too_many_cells_say_the_numbers():
+def test_rows_with_too_few_or_too_many_cells_name_both_numbers():
     data = "image,caption,x\na,b\nonly\na,b,c,,\na,b,c,d\na,b,c\n"
     assert problems(data) == [
         "the row has 2 cells; the header has 3",
@@ -498,12 +498,12 @@ def test_jsonl_columns_are_all_keys_in_order_of_first_appearance():
     assert cells(data) == [("a", "1", ""), ("c", "", "b"), ("", "", "")]
 
 
-def test_values_that_are_no_strings_become_json():
+def test_other_values_than_strings_become_json():
     row = {"image": None, "caption": ["ä", 1], "a": {"b": None}, "c": True, "d": 1.5, "e": -3, "f": "\0\n"}
     assert cells(json.dumps(row)) == [("", '["ä", 1]', '{"b": null}', "true", "1.5", "-3", "\0\n")]
 
 
-def test_lines_that_are_no_objects_are_problems():
+def test_lines_without_an_object_are_problems():
     lines = ['{"image": "a", "caption": "b"}', "{", "[1, 2]", '"x"', "null", "[" * 100_000, "{'a': 1}"]
     lines += ['{"n": ' + "1" * 5_000 + "}", "x" * 2_000_000, '{"image": "c", "caption": "d"}']
     first, *broken, last = problems("\n".join(lines), "t.jsonl")
@@ -653,7 +653,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, name, header, line, count
     assert peak(read) < 3_000_000
 
 
-def test_memory_does_not_grow_with_a_line_without_end(tmp_path):
+def test_memory_does_not_grow_with_an_endless_line(tmp_path):
     path = tmp_path / "t.csv"
     with path.open("wb") as file:
         file.write(b"image,caption\na,")
@@ -671,7 +671,7 @@ def test_memory_does_not_grow_with_a_line_without_end(tmp_path):
     assert peak(read) < 30_000_000
 
 
-def test_quotes_that_open_again_on_every_line_are_read_in_one_go():
+def test_quotes_that_reopen_on_every_line_take_linear_time():
     # Each row seems to go on to the end of the file; looked ahead for every time, this would take hours.
     data = ("image,caption\n" + 'x","y\n' * 100_000).encode()
     table = open_table("a.csv", lambda: io.BytesIO(data))

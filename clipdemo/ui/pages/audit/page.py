@@ -10,13 +10,12 @@ import streamlit as st
 from clipdemo.errors import ClipdemoError, TableError
 from clipdemo.limits import MEGABYTE, format_bytes
 from clipdemo.models import catalogue
-from clipdemo.tables.table import Table
+from clipdemo.tables.table import UPLOAD_SUFFIXES, Table
 from clipdemo.ui import audits, views
 from clipdemo.ui.audits import AuditJob
 from clipdemo.ui.pages.audit import results
 from clipdemo.ui.state import Engine, View
 from clipdemo.ui.uploads import (
-    TABLE_SUFFIXES,
     check_image_bytes,
     locate_uploads,
     open_uploaded_table,
@@ -50,7 +49,7 @@ def _choose(view: View, engine: Engine) -> None:
     with left:
         file = st.file_uploader(
             "Table",
-            TABLE_SUFFIXES,
+            UPLOAD_SUFFIXES,
             key="audit-file",
             max_upload_size=max(1, engine.limits.file_bytes // MEGABYTE),
             help="CSV, TSV, JSONL or Parquet; one row per image and caption.",

@@ -15,7 +15,7 @@ from clipdemo.tables.table import Table
 from clipdemo.ui import audits, views
 from clipdemo.ui.pages.compare.results import Side
 from clipdemo.ui.state import Engine, View
-from clipdemo.ui.uploads import TABLE_SUFFIXES, open_uploaded_table
+from clipdemo.ui.uploads import open_uploaded_table
 
 NO_TRUTH, BY_NAME, BY_AUDIT, BY_TABLE = (
     "none",
@@ -52,7 +52,7 @@ def choose(view: View, engine: Engine) -> Truth | None:
 def _table(engine: Engine) -> Table | None:
     file = st.file_uploader(
         "Table",
-        TABLE_SUFFIXES,
+        UPLOAD_SUFFIXES,
         key="compare-table",
         help="CSV, TSV, JSONL or Parquet; one row per image and caption.",
     )
