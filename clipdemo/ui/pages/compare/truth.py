@@ -11,7 +11,7 @@ import streamlit as st
 from clipdemo.compare import tables, truth
 from clipdemo.compare.truth import Recall, Truth
 from clipdemo.errors import CheckpointError, TableError
-from clipdemo.tables.table import Table
+from clipdemo.tables.table import UPLOAD_SUFFIXES, Table
 from clipdemo.ui import audits, views
 from clipdemo.ui.pages.compare.results import Side
 from clipdemo.ui.state import Engine, View
