@@ -236,7 +236,7 @@ def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:
     """The commit behind ``revision`` and the files in the top folder of its tree."""
     from huggingface_hub import HfApi, constants
 
-    # The client would otherwise send the names of other installed packages to the hub.
+    # Without it the client asks the hub who is calling and sends it the names of other installed packages.
     constants.HF_HUB_DISABLE_TELEMETRY = True
     try:
         info = HfApi(endpoint=_endpoint()).model_info(
