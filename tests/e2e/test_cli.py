@@ -271,7 +271,7 @@ def test_a_config_file_says_what_the_command_line_does_not(place, commands, colo
     assert (told["checkpoint"], told["device"]) == (colour_clip.name, "cpu")
     (place / "run.yaml").write_text(settings + "colour: red\n")
     ended = commands.run("pairs", "--config", "run.yaml", "--json", cwd=place)
-    assert is_one_sentence(ended, "'colour' is no setting; use csv_path, image_path")
+    assert is_one_sentence(ended, "unknown setting 'colour'; use csv_path, image_path")
 
 
 def test_rank_in_words_json_and_csv(place, clipdemo):
@@ -325,7 +325,7 @@ def test_checkpoints_are_listed(place, commands):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pairs", "--help"]])
 def test_help_imports_no_framework(place, arguments):
-    code = "import sys; from clipdemo.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    code = "import sys; from clipdemo.cli.app import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment(),

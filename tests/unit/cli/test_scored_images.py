@@ -11,7 +11,7 @@ from PIL import Image
 from plain_encoder import SQUARES, PlainEncoder
 from tiny_checkpoints import COLOURS
 
-from clipdemo.cli.scored_images import score_images
+from clipdemo.cli.scored_images import ScoringOptions, score_images
 from clipdemo.errors import CaptionError, ImageError
 
 
@@ -24,9 +24,10 @@ def photos(tmp_path):
     return folder
 
 
-def scored(arguments, captions, *, templates=(), pace=(3, 2), encoder=None, seen=None):
-    show = (lambda *at: seen.append(at)) if seen is not None else (lambda *_: None)
-    return score_images(list(map(str, arguments)), captions, templates, encoder or PlainEncoder(), pace, show)
+def scored(images, captions, *, templates=(), encoder=None, seen=None):
+    options = ScoringOptions(list(map(str, images)), captions, templates, batch_size=3, workers=2)
+    progress = (lambda *done: seen.append(done)) if seen is not None else (lambda *_: None)
+    return score_images(options, encoder or PlainEncoder(), progress)
 
 
 def read(data):
