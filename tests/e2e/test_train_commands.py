@@ -104,7 +104,7 @@ def test_evaluate_goes_source_by_source_and_says_what_failed(commands, place, co
     [
         (("train", "none.csv", "--output", "x"), "there is no table none.csv"),
         (("train", "one.csv", "--output", "x"), "1 usable images"),
-        (("train", "pairs.csv", "--output", "model"), "model is there already"),
+        (("train", "pairs.csv", "--output", "model"), "model already exists"),
         (("train", "pairs.csv", "--output", "x", "--from", "embedded"), "CLIP or SigLIP families"),
         (("train", "pairs.csv", "--output", "x", "--image-tower", "no/such"), "offline mode is on"),
         (("evaluate", "none.csv"), "there is no table none.csv"),

@@ -5,21 +5,19 @@ from plain_encoder import SQUARES, Shelf, square_png, table_of
 
 from clipdemo.errors import TableError, TrainingError
 from clipdemo.limits import Limits
-from clipdemo.train.dataset import SPLITS, read_pairs
+from clipdemo.train.dataset import SPLITS, ImageReader, read_pairs
 
 
 def read(rows, header=("image", "caption"), files=None, seed=0, known=()):
-    taken = []
-    found = read_pairs(
-        table_of(rows, header),
+    encoded = []
+    reader = ImageReader(
         Shelf(files or SQUARES).locate,
         Limits(),
-        seed,
+        lambda *progress: None,
         set(known),
-        lambda items: taken.extend(item.name for item in items),
-        lambda *how_far: None,
+        lambda items: encoded.extend(item.name for item in items),
     )
-    return found, taken
+    return read_pairs(table_of(rows, header), reader, seed), encoded
 
 
 def many(count):
@@ -57,7 +55,7 @@ def test_an_image_in_two_splits_stays_in_the_later_one_also_under_another_name()
     files = {**SQUARES, "copy.png": SQUARES["red.png"]}
     found, _ = read(rows, ("image", "caption", "split"), files)
     assert [found.image_count(split) for split in SPLITS] == [2, 2, 1]
-    assert "2 images stood in two splits" in found.notes[0]
+    assert "2 images were in two splits" in found.notes[0]
 
 
 def test_images_that_cannot_be_used_leave_their_rows_out_and_the_rest_goes_on():
@@ -78,7 +76,7 @@ def test_known_images_are_read_but_not_decoded_or_taken():
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_images_end_in_a_sentence_with_the_reasons(count):
     rows = [(name, f"a {name}") for name in list(SQUARES)[:count]]
-    with pytest.raises(TrainingError, match=rf"gives {count} usable images.*1 rows: no such file"):
+    with pytest.raises(TrainingError, match=rf"has {count} usable images.*1 rows: no such file"):
         read([*rows, ("gone.png", "x")])
 
 

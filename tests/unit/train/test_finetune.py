@@ -10,7 +10,7 @@ from training import run, write_pairs
 from clipdemo import load_encoder
 from clipdemo.errors import SettingError
 from clipdemo.models.clip.encoder import TransformersEncoder
-from clipdemo.train.finetune import LowRank
+from clipdemo.train.finetune import LoraLinear
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_base_stays_as_it_is_and_the_result_opens_like_any_checkpoint(
 def test_a_low_rank_layer_begins_as_the_layer_and_is_merged_into_the_same():
     torch.manual_seed(0)
     linear, rows = torch.nn.Linear(6, 4), torch.randn(3, 6)
-    adapter = LowRank(linear)
+    adapter = LoraLinear(linear)
     assert torch.equal(adapter(rows), linear(rows))
     torch.nn.init.normal_(adapter.up)
     assert not torch.allclose(adapter(rows), linear(rows), atol=0.1)
@@ -69,5 +69,5 @@ def test_a_low_rank_layer_begins_as_the_layer_and_is_merged_into_the_same():
 
 
 def test_what_is_no_clip_or_siglip_is_refused(table, tmp_path):
-    with pytest.raises(SettingError, match="of the CLIP or SigLIP families; embedded is none"):
+    with pytest.raises(SettingError, match="of the CLIP or SigLIP families; embedded is not one of them"):
         run(table, tmp_path / "m", base="embedded", adapt="heads")

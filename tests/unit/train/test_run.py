@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_encoder import csv_of, square_png
 from tiny_checkpoints import COLOURS
-from training import run, wanted, write_pairs
+from training import run, train_options, write_pairs
 
 from clipdemo import load_encoder
 from clipdemo.errors import (
@@ -26,7 +26,7 @@ from clipdemo.scoring.retrieval import mean_recall
 from clipdemo.train import card, loop
 from clipdemo.train import run as runs
 from clipdemo.train.dataset import Pairs
-from clipdemo.train.learner import TOWER_PACE
+from clipdemo.train.learner import TOWER_RATE
 from clipdemo.train.run import run_training
 
 TINY = {"epochs": 3, "batch_size": 8}
@@ -85,12 +85,14 @@ class LearnedByHeart(Pairs):
 
 @pytest.mark.parametrize("head", ["linear", "projection"])
 def test_32_pairs_are_learned_by_heart(head, table, towers, tmp_path):
-    whole = wanted(table, tmp_path / "m", head=head, **towers)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+    whole = train_options(table, tmp_path / "m", head=head, **towers)
+    learner, pairs, _ = runs._prepare_towers(
+        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
+    )
     pairs = LearnedByHeart(**vars(replace(pairs, pairs=pairs.pairs[::2])))  # one caption each
     assert len(pairs.pairs) == 32
     settings = loop.Settings(200, 32, 1e-2, 0, weight_decay=0.0, patience=50)
-    history = loop.train(learner, pairs, settings, tmp_path / "m", {}, lambda now: None)
+    history = loop.train(learner, pairs, settings, tmp_path / "m", {}, lambda step: None)
     assert history.recall == mean_recall(*loop.embed(learner, pairs.pairs, batch_size=8)) == 1.0
 
 
@@ -102,7 +104,7 @@ def test_the_folder_holds_model_card_curves_log_and_figures(trained):
     card = (folder / "README.md").read_text("utf-8")
     assert "28 images and 56 pairs (train), 4 images and 8 pairs (val)" in card
     assert "clipdemo train pairs.csv" in card
-    assert "The table names no licence" in card
+    assert "The table does not name a licence" in card
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "step" in line] == list(range(1, 22))
     assert [line["validation"]["epoch"] for line in lines if "validation" in line] == [1, 2, 3]
@@ -141,23 +143,23 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
     stop_at, trained, table, towers, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # written down after every step
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
+    whole = train_options(table, tmp_path / "m", **towers, **TINY)
 
     def stop(now):
         if now.step == stop_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(whole, stop, lambda *how_far: None)
+        run_training(whole, stop, lambda *progress: None)
     with pytest.raises(LedgerError, match="add --resume"):
         run(table, tmp_path / "m", **towers, **TINY)
-    with pytest.raises(LedgerError, match=r"differs in epochs \(it had 3\); resume"):
+    with pytest.raises(LedgerError, match=r"differs in epochs \(it was 3\); resume"):
         run(table, tmp_path / "m", **towers, **(TINY | {"epochs": 4}), resume=True)
     run(table, tmp_path / "m", **towers, **TINY, resume=True)
     assert weights(tmp_path / "m") == weights(trained[0])
     steps = [json.loads(line).get("step") for line in (tmp_path / "m/log.jsonl").read_text().splitlines()]
     assert [step for step in steps if step] == list(range(1, 22))
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(table, tmp_path / "m", **towers, **TINY, resume=True)
 
 
@@ -171,7 +173,7 @@ def test_a_run_whose_tower_was_replaced_meanwhile_does_not_go_on(side, table, to
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(wanted(table, tmp_path / "m", **towers, **TINY), stop, lambda *how_far: None)
+        run_training(train_options(table, tmp_path / "m", **towers, **TINY), stop, lambda *progress: None)
     with (tmp_path / "tower/config.json").open("a") as file:
         file.write("\n")
     with pytest.raises(LedgerError, match="differs in version of the model's files; resume it"):
@@ -183,14 +185,14 @@ def test_a_run_that_resumes_with_another_thread_count_says_so(table, towers, tmp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(wanted(table, tmp_path / "m", **towers, **TINY), stop, lambda *how_far: None)
+        run_training(train_options(table, tmp_path / "m", **towers, **TINY), stop, lambda *progress: None)
     torch.set_num_threads(2)
     try:
         done = run(table, tmp_path / "m", **towers, **TINY, resume=True)
     finally:
         torch.set_num_threads(1)
     (note,) = done.history.notes
-    assert note.startswith("the run began with 1 thread and goes on with 2")
+    assert note.startswith("the run started with 1 thread and was resumed with 2")
     assert note in done.as_dict()["notes"]
     assert note in (tmp_path / "m/README.md").read_text("utf-8")
 
@@ -204,7 +206,7 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, table, towers, tmp_pa
                 if now.step == 16:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            run_training(wanted(table, tmp_path / "m", **towers, **TINY), die, lambda *how_far: None)
+            run_training(train_options(table, tmp_path / "m", **towers, **TINY), die, lambda *progress: None)
         finally:
             os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -231,27 +233,36 @@ def test_a_loss_that_is_no_number_ends_in_a_sentence_with_the_best_weights_kept(
             raise_nan["learner"].log_scale.data.fill_(float("nan"))
 
     raise_nan = {}
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+    whole = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = runs._prepare_towers(
+        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
+    )
     raise_nan["learner"] = learner
-    with pytest.raises(TrainingError, match=r"no number any more at step 9.*epoch 1 are kept"):
+    with pytest.raises(
+        TrainingError,
+        match=r"loss is NaN or infinite at step 9; use a smaller --learning-rate.*epoch 1 are kept",
+    ):
         loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, spoil)
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
 def test_too_little_memory_ends_in_a_sentence(table, towers, tmp_path):
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+    whole = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = runs._prepare_towers(
+        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
+    )
     learner.loss = lambda cosines, same: torch.empty(10**15).sum()
-    with pytest.raises(TrainingError, match="not enough memory for 8 pairs a step; take a smaller"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda now: None)
+    with pytest.raises(TrainingError, match="not enough memory for 8 pairs per step; use a smaller"):
+        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda step: None)
 
 
 def test_too_little_memory_for_validation_ends_in_a_sentence_with_the_best_weights_kept(
     table, towers, tmp_path
 ):
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+    whole = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = runs._prepare_towers(
+        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
+    )
     embed_captions, sizes = learner.embed_captions, []
 
     def grow(which):
@@ -263,7 +274,7 @@ def test_too_little_memory_for_validation_ends_in_a_sentence_with_the_best_weigh
 
     learner.embed_captions = grow
     with pytest.raises(TrainingError, match=r"not enough memory for 8 pairs.*epoch 1 are kept"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda now: None)
+        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda step: None)
     assert max(sizes) <= 8  # the advice, a smaller --batch-size, helps here too
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
@@ -277,7 +288,7 @@ def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(train
             (place / "state.pt.new").mkdir(exist_ok=True)
 
     with pytest.raises(OutputError, match="cannot be written"):
-        run_training(wanted(table, place, **towers, **TINY), fill, lambda *how_far: None)
+        run_training(train_options(table, place, **towers, **TINY), fill, lambda *progress: None)
     assert load_encoder(str(place), device="cpu")
     (place / "model.safetensors.new").rmdir()
     (place / "state.pt.new").rmdir()
@@ -343,13 +354,13 @@ def test_broken_or_missing_files_end_in_a_sentence(file, spoil, trained, tmp_pat
 def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table, trained, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(table, tmp_path / "mine")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(table, trained[0])
-    with pytest.raises(SettingError, match="leave --image-tower"):
+    with pytest.raises(SettingError, match="omit --image-tower"):
         run(table, tmp_path / "m", base="x/y", unfreeze="image")
-    with pytest.raises(SettingError, match="--adapt belongs to --from"):
+    with pytest.raises(SettingError, match="--adapt requires --from"):
         run(table, tmp_path / "m", adapt="lora")
     one = tmp_path / "one.csv"
     one.write_bytes(csv_of([("0.png", "one row")]))
@@ -386,13 +397,15 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
 
 
 def test_what_is_no_matrix_learns_without_weight_decay_in_towers_too(table, towers, tmp_path):
-    both = wanted(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
-    learner, *_ = runs._joined(both, runs._open(both), torch.device("cpu"), lambda *how_far: None)
-    groups = learner.groups(1e-3)
+    both = train_options(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
+    learner, *_ = runs._prepare_towers(
+        both, runs._open_table(both), torch.device("cpu"), lambda *progress: None
+    )
+    groups = learner.parameter_groups(1e-3)
     flat = [group for group in groups if any(weight.ndim < 2 for weight in group["params"])]
-    assert {group["lr"] for group in flat} == {1e-3, 1e-3 * TOWER_PACE}
+    assert {group["lr"] for group in flat} == {1e-3, 1e-3 * TOWER_RATE}
     assert all(group["weight_decay"] == 0 for group in flat)
-    assert sum(len(group["params"]) for group in groups) == len(learner.learned())
+    assert sum(len(group["params"]) for group in groups) == len(learner.trainable())
 
 
 def test_the_card_holds_the_command_as_typed_and_escapes_what_the_table_says(trained):
@@ -436,7 +449,7 @@ def test_the_loop_teaches_tiny_towers_the_eight_colours(towers, tmp_path, colour
     rows = [(name, f"a {name.split('-')[0]} square", "val" if "-12" in name else "train") for name in files]
     (tmp_path / "pairs.csv").write_bytes(csv_of(rows, ("image", "caption", "split")))
     done = run(tmp_path / "pairs.csv", tmp_path / "m", **towers, epochs=60, learning_rate=1e-2)
-    assert done.figures["val"].text_to_image.recall[1].value == 1.0
+    assert done.evaluations["val"].text_to_image.recall[1].value == 1.0
     encoder = load_encoder(str(tmp_path / "m"), device="cpu")
     scores = (
         encoder.encode_captions([f"a {colour} square" for colour in COLOURS])
