@@ -61,7 +61,7 @@ def open_encoder(name: str, device: Device) -> Encoder:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Print a ``ClipdemoError`` as one sentence on standard error and exit with 2; exit with 130 on Ctrl-C."""
+    """Exit with 2 and one sentence on standard error on a ``ClipdemoError``, and with 130 on Ctrl-C."""
     try:
         yield
     except ClipdemoError as error:

@@ -1,4 +1,4 @@
-"""Scores of images given as command-line arguments against captions: for ``clipdemo rank`` and ``clipdemo matrix``."""
+"""Scores images named on the command line against captions, for ``clipdemo rank`` and ``clipdemo matrix``."""
 
 from __future__ import annotations
 

@@ -160,8 +160,8 @@ def evaluate(
 ) -> None:
     """Measure retrieval between images and captions: recall@k, median rank and MRR, in both directions.
 
-    With 95 % bootstrap intervals, and per source where the table has a column 'source'. Exit code 1: done, but
-    some rows failed.
+    With 95 % bootstrap intervals, and per source where the table has a column 'source'. Exit code 1: done,
+    but some rows failed.
     """
     with translate_errors():
         from clipdemo.audit.evaluate import run_evaluation

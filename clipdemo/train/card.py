@@ -89,8 +89,8 @@ def card_text(
         [
             "---\nlibrary_name: clipdemo\npipeline_tag: zero-shot-image-classification\n---",
             "# An image-text dual encoder trained by clipdemo",
-            f"Trained from {escape_markdown(origin)}. To use it, give clipdemo the path of this folder as the name of "
-            "the checkpoint.",
+            f"Trained from {escape_markdown(origin)}. To use it, give clipdemo the path of this folder "
+            "as the name of the checkpoint.",
             f"\n{fence}sh\n{command}\n{fence}",
             "\n## Data\n",
             f"{counts}; each image is in one split only.",
@@ -101,24 +101,25 @@ def card_text(
             else "\nThe table does not name a licence.",
             *listed,
             "\n## Figures\n",
-            "Percent, with 95 % bootstrap intervals (images are resampled with their captions). Each split is searched "
-            "independently: more candidates would give lower figures.\n",
+            "Percent, with 95 % bootstrap intervals (images are resampled with their captions). Each split "
+            "is searched independently: more candidates would give lower figures.\n",
             *table,
-            f"\nBest epoch {figures['best_epoch']} of {len(figures['epochs'])}; {figures['seconds']:.0f} s on "
-            f"{figures['device']}; batch size {settings.batch_size}, learning rate {settings.learning_rate:g}, "
-            f"seed {settings.seed}. Figures by epoch: `metrics.json`; by step: `log.jsonl`.",
+            f"\nBest epoch {figures['best_epoch']} of {len(figures['epochs'])}; {figures['seconds']:.0f} s "
+            f"on {figures['device']}; batch size {settings.batch_size}, learning rate "
+            f"{settings.learning_rate:g}, seed {settings.seed}. Figures by epoch: `metrics.json`; by step: "
+            "`log.jsonl`.",
             f"\n![Loss and validation recall by epoch]({CURVES})",
             "\n## Limits\n",
-            "The model knows what its pairs and its towers cover, and inherits their gaps and biases. A cosine is not a "
-            "probability and cannot be compared with that of another checkpoint. The epoch was chosen on the validation "
-            "split, so its figures are optimistic.",
+            "The model knows what its pairs and its towers cover, and inherits their gaps and biases. A cosine "
+            "is not a probability and cannot be compared with that of another checkpoint. The epoch was chosen "
+            "on the validation split, so its figures are optimistic.",
             "",
         ]
     )
 
 
 def escape_markdown(text: str) -> str:
-    """Return foreign text on one line, at most 300 characters, with all Markdown and HTML characters escaped."""
+    """Return foreign text on one line of at most 300 characters, with Markdown and HTML escaped."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split())[:300])
 
 

@@ -221,7 +221,8 @@ def _assign_splits(
 ) -> tuple[IntArray, tuple[str, ...]]:
     """Return the split of each image, and notes on what was decided.
 
-    An image in two splits, possibly under two names, stays in the later one only: test images are never trained on.
+    An image in two splits, possibly under two names, stays in the later one only: test images are never
+    trained on.
 
     Args:
         named: image index and split, or "", of each row.
@@ -240,8 +241,8 @@ def _assign_splits(
     notes = []
     if ambiguous:
         notes.append(
-            f"{len(ambiguous)} images were in two splits, by name or by content; each was kept in the later one of "
-            "train, val, test only"
+            f"{len(ambiguous)} images were in two splits, by name or by content; each was kept in the later "
+            "one of train, val, test only"
         )
     # Images are ordered by a hash: the same bytes fall into the same split whatever else the table contains.
     shuffled = sorted(
@@ -267,8 +268,8 @@ def _check(pairs: Pairs) -> None:
     train, val = pairs.image_count("train"), pairs.image_count("val")
     if train < 2 or val < 1:
         raise TrainingError(
-            f"the table has {len(pairs.images):,} usable images, {train:,} of them to train on and {val:,} to "
-            f"validate on; training needs at least 2 and 1{because}"
+            f"the table has {len(pairs.images):,} usable images, {train:,} of them to train on and {val:,} "
+            f"to validate on; training needs at least 2 and 1{because}"
             + "".join(f"; {note}" for note in pairs.notes)
         )
     texts = len(set(pairs.of("train")[:, 1].tolist()))

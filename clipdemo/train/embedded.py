@@ -1,7 +1,7 @@
 """Fits the shipped head of the embedded model: ``python -m clipdemo.train.embedded pairs.csv``.
 
-Five-fold cross-validation on the images of train and val measures the settings and selects the logit scale. The head
-is then fitted to all of these images. Images of the test split are not used.
+Five-fold cross-validation on the images of train and val measures the settings and selects the logit scale.
+The head is then fitted to all of these images. Images of the test split are not used.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
     """Read the train and val splits.
 
     Returns:
-        (n, 1792) features and (n, 1000) class logits of images, (m, 384) unit rows of captions, and (p, 2) indices
-        of the image and caption of each pair.
+        (n, 1792) features and (n, 1000) class logits of images, (m, 384) unit rows of captions, and (p, 2)
+        indices of the image and caption of each pair.
     """
     limits, tower = Limits.from_environment(), EmbeddedImageTower()
     cache, cpu = FeatureCache(tower.fingerprint, tower.dim), torch.device("cpu")
@@ -118,7 +118,7 @@ def learn(
 
 
 def prototypes(rows: FloatArray) -> FloatArray:
-    """Return (``PROTOTYPES``, dim) unit rows, the centres of spherical k-means; all rows if there are fewer."""
+    """Return (``PROTOTYPES``, dim) unit rows, the centres of spherical k-means, or all rows if fewer."""
     rng = np.random.default_rng(0)
     centres = rows[rng.permutation(len(rows))[:PROTOTYPES]]
     for _ in range(ROUNDS):
@@ -152,7 +152,8 @@ def cross_validate(
         folds["ConSE"].append((*prior, own_pairs))
         folds["learned"].append((*learned, own_pairs))
     losses = [np.mean([_loss(*fold, scale) for fold in folds["learned"]]) for scale in SCALES]
-    return {title: _recalls(results) for title, results in folds.items()}, float(SCALES[int(np.argmin(losses))])
+    best_scale = float(SCALES[int(np.argmin(losses))])
+    return {title: _recalls(results) for title, results in folds.items()}, best_scale
 
 
 def _folds(count: int) -> Iterator[tuple[IntArray, IntArray]]:

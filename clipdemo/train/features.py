@@ -1,7 +1,7 @@
 """An on-disk cache of features: each image and caption goes through a frozen tower once.
 
-A row depends on the tower's fingerprint and the content only (last digits vary by device), so all runs share it.
-The files contain numbers and hashes, neither images nor captions, and may be deleted at any time.
+A row depends on the tower's fingerprint and the content only (last digits vary by device), so all runs share
+it. The files contain numbers and hashes, neither images nor captions, and may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -180,6 +180,7 @@ def open_base(name: str) -> TransformersEncoder:
     encoder = load_encoder(name, device="cpu")
     if not isinstance(encoder, TransformersEncoder):
         raise SettingError(
-            f"--from takes a checkpoint of the CLIP or SigLIP families; {name} is not one of them, so train without --from"
+            f"--from takes a checkpoint of the CLIP or SigLIP families; {name} is not one of them, so train "
+            "without --from"
         )
     return encoder

@@ -53,7 +53,7 @@ class Learner(Protocol):
         """Return the loss of a batch; arguments as in ``clipdemo.train.loss``."""
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Return the trainable parameters with their learning rate and weight decay, as an optimiser takes them."""
+        """Return the trainable parameters as groups for an optimiser, with learning rate and weight decay."""
 
     def trainable(self) -> dict[str, Tensor]:
         """Return the trainable parameters by name."""

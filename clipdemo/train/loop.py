@@ -114,7 +114,8 @@ def train(
     Raises:
         LedgerError: the state in the folder belongs to another run, or is broken.
         OutputError: the folder cannot be written.
-        TrainingError: the loss is NaN or infinite, or memory is short; the best weights so far are in ``folder``.
+        TrainingError: the loss is NaN or infinite, or memory is short; the best weights so far are in
+            ``folder``.
     """
     training, validation = pairs.of("train"), pairs.of("val")
     epoch_steps = math.ceil(len(training) / settings.batch_size)
@@ -189,7 +190,8 @@ def embed(learner: Learner, pairs: IntArray, batch_size: int) -> tuple[FloatArra
     Args:
         learner: on its device.
         pairs: (n, 2) indices of images and captions.
-        batch_size: of training, so that validation fits into memory if a step does; capped at VALIDATION_BATCH.
+        batch_size: of training, so that validation fits into memory if a step does; capped at
+            VALIDATION_BATCH.
 
     Returns:
         Unit rows of the distinct images, those of the distinct captions, and (n, 2) the pairs as indices of
@@ -282,6 +284,6 @@ def _thread_note(before: int) -> tuple[str, ...]:
     if threads == before:
         return ()
     return (
-        f"the run started with {before} thread{'s' if before > 1 else ''} and was resumed with {threads}: its weights "
-        "may differ in their last digits from those of an uninterrupted run",
+        f"the run started with {before} thread{'s' if before > 1 else ''} and was resumed with {threads}: "
+        "its weights may differ in their last digits from those of an uninterrupted run",
     )

@@ -1,4 +1,4 @@
-"""A whole run of ``clipdemo train``: reads a table and writes a checkpoint folder with figures and a model card."""
+"""A whole run of ``clipdemo train``: from a table to a checkpoint folder with figures and a model card."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from clipdemo.types import ImageItem
 METRICS = "metrics.json"
 DIM = 256  # of a new shared space
 DROPOUT = 0.1
-# Of the input features where the image head starts as ConSE: with less, 1,024 photographs were overfitted after two
-# epochs (docs/training.md).
+# Of the input features where the image head starts as ConSE: with less, 1,024 photographs were overfitted
+# after two epochs (docs/training.md).
 PRIOR_DROPOUT = 0.8
 CAPTION_BATCH = 256  # captions encoded between two writes to the feature cache
 MAX_TO_STANDARDISE = 2000

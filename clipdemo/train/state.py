@@ -155,8 +155,8 @@ class RunFolder:
         ]
         if differences:
             raise LedgerError(
-                f"the run to resume differs in {' and '.join(differences)}; resume it with the same command, or "
-                "start again in another folder"
+                f"the run to resume differs in {' and '.join(differences)}; resume it with the same command, "
+                "or start again in another folder"
             )
         self._load(saved["weights"])
         self.optimiser.load_state_dict(saved["optimiser"])
@@ -226,8 +226,8 @@ def translate_write_errors(folder: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
-            f"{folder} cannot be written ({reason}); free some disk space and continue with --resume; the best "
-            "weights so far are kept there"
+            f"{folder} cannot be written ({reason}); free some disk space and continue with --resume; the "
+            "best weights so far are kept there"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Training runs from table to folder: they learn, resume to the same weights, open again, and fail in sentences."""
+"""Training runs from table to folder: learning, resuming to the same weights, opening again, error messages."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Weights are the same to the last bit for one thread count only, and a forked child has one thread."""
+    """Weights are bit-identical for equal thread counts only, and a forked child has one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,7 +58,7 @@ def towers(tiny_towers):
 
 @pytest.fixture(scope="module")
 def trained(table, tiny_towers, tmp_path_factory):
-    """The folder of a short run on tiny towers, and what the run said."""
+    """The folder of a short run on tiny towers, and its result."""
     folder = tmp_path_factory.mktemp("trained") / "model"
     image, text = map(str, tiny_towers)
     return folder, run(table, folder, image_tower=image, text_tower=text, **TINY)
@@ -76,27 +76,27 @@ def copy_of(folder, place):
     return place
 
 
-class LearnedByHeart(Pairs):
-    """The same pairs to train and to validate on."""
+class OneSplit(Pairs):
+    """The same pairs for training and validation."""
 
     def of(self, split):
         return self.pairs
 
 
 @pytest.mark.parametrize("head", ["linear", "projection"])
-def test_32_pairs_are_learned_by_heart(head, table, towers, tmp_path):
+def test_32_pairs_are_memorised(head, table, towers, tmp_path):
     whole = train_options(table, tmp_path / "m", head=head, **towers)
     learner, pairs, _ = runs._prepare_towers(
         whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
     )
-    pairs = LearnedByHeart(**vars(replace(pairs, pairs=pairs.pairs[::2])))  # one caption each
+    pairs = OneSplit(**vars(replace(pairs, pairs=pairs.pairs[::2])))  # one caption each
     assert len(pairs.pairs) == 32
     settings = loop.Settings(200, 32, 1e-2, 0, weight_decay=0.0, patience=50)
     history = loop.train(learner, pairs, settings, tmp_path / "m", {}, lambda step: None)
     assert history.recall == mean_recall(*loop.embed(learner, pairs.pairs, batch_size=8)) == 1.0
 
 
-def test_the_folder_holds_model_card_curves_log_and_figures(trained):
+def test_the_folder_contains_model_card_curves_log_and_figures(trained):
     folder, done = trained
     names = {path.name for path in folder.iterdir()}
     expected = {"config.json", "model.safetensors", "README.md", "curves.png", "log.jsonl", "metrics.json"}
@@ -108,13 +108,13 @@ def test_the_folder_holds_model_card_curves_log_and_figures(trained):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "step" in line] == list(range(1, 22))
     assert [line["validation"]["epoch"] for line in lines if "validation" in line] == [1, 2, 3]
-    said = json.loads((folder / "metrics.json").read_text())
-    assert said["best_epoch"] == done.history.best
-    assert said["figures"]["val"]["text_to_image"]["recall"]["1"]["low"] >= 0
-    assert str(folder.parent) not in (folder / "config.json").read_text()  # a folder names no path
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["best_epoch"] == done.history.best
+    assert metrics["figures"]["val"]["text_to_image"]["recall"]["1"]["low"] >= 0
+    assert str(folder.parent) not in (folder / "config.json").read_text()  # the folder can be moved
 
 
-def test_a_trained_folder_opens_by_its_path_and_gives_the_embeddings_of_the_run(trained, colour_items):
+def test_a_trained_folder_opens_by_its_path_and_returns_embeddings(trained, colour_items):
     folder, _ = trained
     encoder = load_encoder(str(folder), device="cpu")
     assert encoder.checkpoint.source == "folder"
@@ -131,7 +131,9 @@ def test_a_trained_folder_opens_by_its_path_and_gives_the_embeddings_of_the_run(
     assert tokens.kept + tokens.cut == "blue " * 300
 
 
-def test_the_same_command_gives_the_same_weights_and_another_seed_others(trained, table, towers, tmp_path):
+def test_the_same_command_leads_to_the_same_weights_and_another_seed_to_others(
+    trained, table, towers, tmp_path
+):
     run(table, tmp_path / "again", **towers, **TINY)
     assert weights(tmp_path / "again") == weights(trained[0])
     run(table, tmp_path / "other", **towers, **TINY, seed=1)
@@ -142,7 +144,7 @@ def test_the_same_command_gives_the_same_weights_and_another_seed_others(trained
 def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
     stop_at, trained, table, towers, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # written down after every step
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # saved after each step
     whole = train_options(table, tmp_path / "m", **towers, **TINY)
 
     def stop(now):
@@ -165,7 +167,7 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process of its own to kill")
 @pytest.mark.parametrize("side", ["image_tower", "text_tower"])
-def test_a_run_whose_tower_was_replaced_meanwhile_does_not_go_on(side, table, towers, tmp_path):
+def test_a_run_whose_tower_was_replaced_does_not_resume(side, table, towers, tmp_path):
     shutil.copytree(towers[side], tmp_path / "tower")
     towers |= {side: str(tmp_path / "tower")}
 
@@ -180,7 +182,7 @@ def test_a_run_whose_tower_was_replaced_meanwhile_does_not_go_on(side, table, to
         run(table, tmp_path / "m", **towers, **TINY, resume=True)
 
 
-def test_a_run_that_resumes_with_another_thread_count_says_so(table, towers, tmp_path):
+def test_a_run_resumed_with_another_thread_count_has_a_note(table, towers, tmp_path):
     def stop(now):
         raise KeyboardInterrupt
 
@@ -217,7 +219,7 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, table, towers, tmp_pa
 
 
 @pytest.mark.parametrize("unfreeze", ["image", "text", "both"])
-def test_towers_that_learn_are_saved_and_read_again(unfreeze, trained, table, towers, tmp_path, colour_items):
+def test_trained_towers_are_saved_and_loaded(unfreeze, trained, table, towers, tmp_path, colour_items):
     done = run(table, tmp_path / "m", **towers, epochs=1, unfreeze=unfreeze)
     assert done.history.best == 1
     for place in ("image", "text"):
@@ -227,7 +229,7 @@ def test_towers_that_learn_are_saved_and_read_again(unfreeze, trained, table, to
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_images(colour_items).shape == (8, 256)
 
 
-def test_a_loss_that_is_no_number_ends_in_a_sentence_with_the_best_weights_kept(table, towers, tmp_path):
+def test_a_nan_loss_is_an_error_and_the_best_weights_are_kept(table, towers, tmp_path):
     def spoil(now):
         if now.epoch == 2:
             raise_nan["learner"].log_scale.data.fill_(float("nan"))
@@ -246,7 +248,7 @@ def test_a_loss_that_is_no_number_ends_in_a_sentence_with_the_best_weights_kept(
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
-def test_too_little_memory_ends_in_a_sentence(table, towers, tmp_path):
+def test_too_little_memory_is_an_error(table, towers, tmp_path):
     whole = train_options(table, tmp_path / "m", **towers, **TINY)
     learner, pairs, _ = runs._prepare_towers(
         whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
@@ -256,9 +258,7 @@ def test_too_little_memory_ends_in_a_sentence(table, towers, tmp_path):
         loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda step: None)
 
 
-def test_too_little_memory_for_validation_ends_in_a_sentence_with_the_best_weights_kept(
-    table, towers, tmp_path
-):
+def test_too_little_memory_for_validation_is_an_error_and_the_best_weights_are_kept(table, towers, tmp_path):
     whole = train_options(table, tmp_path / "m", **towers, **TINY)
     learner, pairs, _ = runs._prepare_towers(
         whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
@@ -275,15 +275,15 @@ def test_too_little_memory_for_validation_ends_in_a_sentence_with_the_best_weigh
     learner.embed_captions = grow
     with pytest.raises(TrainingError, match=r"not enough memory for 8 pairs.*epoch 1 are kept"):
         loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda step: None)
-    assert max(sizes) <= 8  # the advice, a smaller --batch-size, helps here too
+    assert max(sizes) <= 8  # so that a smaller --batch-size helps here, too
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
-def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(trained, table, towers, tmp_path):
+def test_a_full_disk_is_an_error_and_the_run_can_be_resumed(trained, table, towers, tmp_path):
     place = tmp_path / "m"
 
     def fill(now):
-        if now.step == 9:  # a folder where the next weights would have to be written
+        if now.step == 9:  # folders in place of the next temporary files
             (place / "model.safetensors.new").mkdir(exist_ok=True)
             (place / "state.pt.new").mkdir(exist_ok=True)
 
@@ -296,7 +296,7 @@ def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(train
     assert weights(place) == weights(trained[0])
 
 
-def test_frozen_towers_see_every_image_once_ever(table, tiny_towers, tmp_path, monkeypatch):
+def test_frozen_towers_encode_each_image_once_across_runs(table, tiny_towers, tmp_path, monkeypatch):
     from clipdemo.models.trained import encoder as files
 
     seen = []
@@ -329,7 +329,7 @@ def test_frozen_towers_see_every_image_once_ever(table, tiny_towers, tmp_path, m
         {"text_tower": None},
     ],
 )
-def test_a_hostile_configuration_ends_in_a_sentence(change, trained, tmp_path):
+def test_a_hostile_configuration_is_an_error(change, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
@@ -341,7 +341,7 @@ def test_a_hostile_configuration_ends_in_a_sentence(change, trained, tmp_path):
     "file", ["model.safetensors", "image_tower/model.safetensors", "text_tower/config.json"]
 )
 @pytest.mark.parametrize("spoil", [lambda data: data[:50], lambda data: b"", None])
-def test_broken_or_missing_files_end_in_a_sentence(file, spoil, trained, tmp_path):
+def test_broken_or_missing_files_are_errors(file, spoil, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path / "m")
     data = (folder / file).read_bytes()
     (folder / file).unlink()
@@ -351,7 +351,7 @@ def test_broken_or_missing_files_end_in_a_sentence(file, spoil, trained, tmp_pat
         load_encoder(str(folder), device="cpu")
 
 
-def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table, trained, tmp_path):
+def test_existing_files_are_never_overwritten_and_wrong_options_are_errors(table, trained, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
     with pytest.raises(OutputError, match="already exists"):
@@ -368,7 +368,7 @@ def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table,
         run(one, tmp_path / "m", images=table.parent)
 
 
-def test_the_embedded_image_tower_learns_and_is_read_again(
+def test_the_embedded_image_tower_can_be_trained_and_loaded(
     table, towers, tmp_path, monkeypatch, colour_items
 ):
     from safetensors.torch import load_file
@@ -376,7 +376,7 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
     from clipdemo.images import decode as images
     from clipdemo.models.embedded import encoder as embedded
 
-    monkeypatch.setattr(images, "_thumbnail", lambda image: pytest.fail("nobody looks at a thumbnail here"))
+    monkeypatch.setattr(images, "_thumbnail", lambda image: pytest.fail("training needs no thumbnails"))
     text = towers["text_tower"]
     run(
         table,
@@ -396,7 +396,7 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
     assert np.isfinite(rows).all()
 
 
-def test_what_is_no_matrix_learns_without_weight_decay_in_towers_too(table, towers, tmp_path):
+def test_only_matrices_have_weight_decay_in_towers_too(table, towers, tmp_path):
     both = train_options(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
     learner, *_ = runs._prepare_towers(
         both, runs._open_table(both), torch.device("cpu"), lambda *progress: None
@@ -408,7 +408,7 @@ def test_what_is_no_matrix_learns_without_weight_decay_in_towers_too(table, towe
     assert sum(len(group["params"]) for group in groups) == len(learner.trainable())
 
 
-def test_the_card_holds_the_command_as_typed_and_escapes_what_the_table_says(trained):
+def test_the_card_contains_the_command_as_typed_and_escapes_licences(trained):
     command = 'clipdemo train "data [v1]/```pairs.csv"'
     done = json.loads((trained[0] / "metrics.json").read_text())
     licences = {"**CC0** <script>": 3}
@@ -442,7 +442,7 @@ def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
     assert ours.caption_tokens("a cat") == builtin.caption_tokens("a cat")
 
 
-def test_the_loop_teaches_tiny_towers_the_eight_colours(towers, tmp_path, colour_items):
+def test_tiny_towers_learn_the_eight_colours(towers, tmp_path, colour_items):
     files = {f"{colour}-{side}.png": square_png(colour, side) for colour in COLOURS for side in (8, 12, 16)}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
