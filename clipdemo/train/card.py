@@ -110,9 +110,9 @@ def card_text(
             "`log.jsonl`.",
             f"\n![Loss and validation recall by epoch]({CURVES})",
             "\n## Limits\n",
-            "The model knows what its pairs and its towers cover, and inherits their gaps and biases. A cosine "
-            "is not a probability and cannot be compared with that of another checkpoint. The epoch was chosen "
-            "on the validation split, so its figures are optimistic.",
+            "The model knows what its pairs and its towers cover, and inherits their gaps and biases. A "
+            "cosine is not a probability and cannot be compared with that of another checkpoint. The epoch "
+            "was chosen on the validation split, so its figures are optimistic.",
             "",
         ]
     )

@@ -1,4 +1,4 @@
-"""Training runs from table to folder: learning, resuming to the same weights, opening again, error messages."""
+"""Training runs from table to folder: learning, resuming to the same weights, loading, error messages."""
 
 import json
 import os
@@ -76,6 +76,12 @@ def copy_of(folder, place):
     return place
 
 
+def prepare(options):
+    return runs._prepare_towers(
+        options, runs._open_table(options), torch.device("cpu"), lambda *progress: None
+    )
+
+
 class OneSplit(Pairs):
     """The same pairs for training and validation."""
 
@@ -85,10 +91,8 @@ class OneSplit(Pairs):
 
 @pytest.mark.parametrize("head", ["linear", "projection"])
 def test_32_pairs_are_memorised(head, table, towers, tmp_path):
-    whole = train_options(table, tmp_path / "m", head=head, **towers)
-    learner, pairs, _ = runs._prepare_towers(
-        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
-    )
+    options = train_options(table, tmp_path / "m", head=head, **towers)
+    learner, pairs, _ = prepare(options)
     pairs = OneSplit(**vars(replace(pairs, pairs=pairs.pairs[::2])))  # one caption each
     assert len(pairs.pairs) == 32
     settings = loop.Settings(200, 32, 1e-2, 0, weight_decay=0.0, patience=50)
@@ -145,14 +149,14 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
     stop_at, trained, table, towers, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # saved after each step
-    whole = train_options(table, tmp_path / "m", **towers, **TINY)
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
 
-    def stop(now):
-        if now.step == stop_at:
+    def stop(progress):
+        if progress.step == stop_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(whole, stop, lambda *progress: None)
+        run_training(options, stop, lambda *progress: None)
     with pytest.raises(LedgerError, match="add --resume"):
         run(table, tmp_path / "m", **towers, **TINY)
     with pytest.raises(LedgerError, match=r"differs in epochs \(it was 3\); resume"):
@@ -171,7 +175,7 @@ def test_a_run_whose_tower_was_replaced_does_not_resume(side, table, towers, tmp
     shutil.copytree(towers[side], tmp_path / "tower")
     towers |= {side: str(tmp_path / "tower")}
 
-    def stop(now):
+    def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -183,7 +187,7 @@ def test_a_run_whose_tower_was_replaced_does_not_resume(side, table, towers, tmp
 
 
 def test_a_run_resumed_with_another_thread_count_has_a_note(table, towers, tmp_path):
-    def stop(now):
+    def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -204,8 +208,8 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, table, towers, tmp_pa
     if child == 0:
         try:
 
-            def die(now):
-                if now.step == 16:
+            def die(progress):
+                if progress.step == 16:
                     os.kill(os.getpid(), signal.SIGKILL)
 
             run_training(train_options(table, tmp_path / "m", **towers, **TINY), die, lambda *progress: None)
@@ -230,51 +234,44 @@ def test_trained_towers_are_saved_and_loaded(unfreeze, trained, table, towers, t
 
 
 def test_a_nan_loss_is_an_error_and_the_best_weights_are_kept(table, towers, tmp_path):
-    def spoil(now):
-        if now.epoch == 2:
-            raise_nan["learner"].log_scale.data.fill_(float("nan"))
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = prepare(options)
 
-    raise_nan = {}
-    whole = train_options(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._prepare_towers(
-        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
-    )
-    raise_nan["learner"] = learner
+    def spoil(progress):
+        if progress.epoch == 2:
+            learner.log_scale.data.fill_(float("nan"))
+
     with pytest.raises(
         TrainingError,
         match=r"loss is NaN or infinite at step 9; use a smaller --learning-rate.*epoch 1 are kept",
     ):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, spoil)
+        loop.train(learner, pairs, options.settings, tmp_path / "m", {}, spoil)
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
 def test_too_little_memory_is_an_error(table, towers, tmp_path):
-    whole = train_options(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._prepare_towers(
-        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
-    )
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = prepare(options)
     learner.loss = lambda cosines, same: torch.empty(10**15).sum()
     with pytest.raises(TrainingError, match="not enough memory for 8 pairs per step; use a smaller"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda step: None)
+        loop.train(learner, pairs, options.settings, tmp_path / "m", {}, lambda step: None)
 
 
 def test_too_little_memory_for_validation_is_an_error_and_the_best_weights_are_kept(table, towers, tmp_path):
-    whole = train_options(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._prepare_towers(
-        whole, runs._open_table(whole), torch.device("cpu"), lambda *progress: None
-    )
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = prepare(options)
     embed_captions, sizes = learner.embed_captions, []
 
-    def grow(which):
+    def grow(indices):
         if torch.is_inference_mode_enabled():
-            sizes.append(len(which))
+            sizes.append(len(indices))
             if (tmp_path / "m" / "log.jsonl").read_text().count("validation"):  # of the second epoch
                 torch.empty(10**15)
-        return embed_captions(which)
+        return embed_captions(indices)
 
     learner.embed_captions = grow
     with pytest.raises(TrainingError, match=r"not enough memory for 8 pairs.*epoch 1 are kept"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda step: None)
+        loop.train(learner, pairs, options.settings, tmp_path / "m", {}, lambda step: None)
     assert max(sizes) <= 8  # so that a smaller --batch-size helps here, too
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
@@ -282,8 +279,8 @@ def test_too_little_memory_for_validation_is_an_error_and_the_best_weights_are_k
 def test_a_full_disk_is_an_error_and_the_run_can_be_resumed(trained, table, towers, tmp_path):
     place = tmp_path / "m"
 
-    def fill(now):
-        if now.step == 9:  # folders in place of the next temporary files
+    def fill(progress):
+        if progress.step == 9:  # folders in place of the next temporary files
             (place / "model.safetensors.new").mkdir(exist_ok=True)
             (place / "state.pt.new").mkdir(exist_ok=True)
 
@@ -397,10 +394,8 @@ def test_the_embedded_image_tower_can_be_trained_and_loaded(
 
 
 def test_only_matrices_have_weight_decay_in_towers_too(table, towers, tmp_path):
-    both = train_options(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
-    learner, *_ = runs._prepare_towers(
-        both, runs._open_table(both), torch.device("cpu"), lambda *progress: None
-    )
+    options = train_options(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
+    learner, *_ = prepare(options)
     groups = learner.parameter_groups(1e-3)
     flat = [group for group in groups if any(weight.ndim < 2 for weight in group["params"])]
     assert {group["lr"] for group in flat} == {1e-3, 1e-3 * TOWER_RATE}
