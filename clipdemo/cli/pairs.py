@@ -55,8 +55,7 @@ def pairs(
 ) -> None:
     """Score each row of a table of image,caption pairs, rank it among its rivals, and flag likely errors.
 
-    Exit code 0: all rows were scored. 1: some rows failed; see their error column. 2: the command could not
-    run.
+    Exit code 0: all rows were scored. 1: some rows failed; see their error column. 2: the command failed.
     """
     with translate_errors():
         from clipdemo.audit.run import TableRun, run_table
