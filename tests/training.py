@@ -1,4 +1,4 @@
-"""Pairs on disk and training runs for tests: pictures that differ, captions that say how."""
+"""Pairs on disk and training runs for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from plain_encoder import csv_of
 
-from clipdemo.train.run import Trained, TrainRun, run_training
+from clipdemo.train.run import TrainingResult, TrainOptions, run_training
 
 PLACES = ["left", "right", "top", "bottom"]
 HUES = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "white": (245, 245, 245)}
@@ -16,7 +16,7 @@ MARKS = ["plain", "dark"]
 
 
 def write_pairs(folder: Path, *, splits: bool = True) -> Path:
-    """32 generated pictures, a half of each coloured, with two captions each; every eighth validates."""
+    """Write 32 generated images, half-coloured, with two captions each; every eighth is for validation."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     kinds = [(hue, place, mark) for hue in HUES for place in PLACES for mark in MARKS]
@@ -33,9 +33,9 @@ def write_pairs(folder: Path, *, splits: bool = True) -> Path:
     return table
 
 
-def wanted(table: Path, output: Path, **changes: object) -> TrainRun:
-    """A run on the CPU, changed where it is said."""
-    usual: dict[str, object] = {
+def train_options(table: Path, output: Path, **changes: object) -> TrainOptions:
+    """Return the options of a run on the CPU, with changes."""
+    defaults: dict[str, object] = {
         "table": table,
         "output": output,
         "images": table.parent,
@@ -53,9 +53,9 @@ def wanted(table: Path, output: Path, **changes: object) -> TrainRun:
         "resume": False,
         "command": "clipdemo train pairs.csv",
     }
-    return TrainRun(**(usual | changes))
+    return TrainOptions(**(defaults | changes))
 
 
-def run(table: Path, output: Path, **changes: object) -> Trained:
+def run(table: Path, output: Path, **changes: object) -> TrainingResult:
     """Train to the end."""
-    return run_training(wanted(table, output, **changes), lambda now: None, lambda *how_far: None)
+    return run_training(train_options(table, output, **changes), lambda step: None, lambda *progress: None)

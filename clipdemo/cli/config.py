@@ -1,4 +1,4 @@
-"""A YAML file with the settings of ``clipdemo pairs``; what the command line says comes first."""
+"""The configuration file of ``clipdemo pairs``: YAML; command-line options take precedence."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MAX_BYTES = 100_000
 
 @dataclass(frozen=True)
 class Config:
-    """What a configuration file may set; None where it says nothing.
+    """The settings of a configuration file; None for those it leaves out.
 
     Attributes:
         csv_path: the table.
-        image_path: the folder the table's image paths start from; None when the file says "url".
+        image_path: folder that relative image paths start from; None also for "url".
         use_cuda: True for a GPU, False for the CPU.
         pretrained_model: the checkpoint.
     """
@@ -34,7 +34,7 @@ def read_config(path: Path) -> Config:
     """Read a configuration file.
 
     Raises:
-        SettingError: a file that cannot be read, a key we do not know, or a value of the wrong kind.
+        SettingError: an unreadable file, an unknown key, or a value of the wrong type.
     """
     try:
         with path.open("rb") as file:
@@ -44,19 +44,19 @@ def read_config(path: Path) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise SettingError(
-            f"{path} is no YAML file ({first}); write lines such as csv_path: in.csv"
+            f"{path} is not a YAML file ({first}); write lines such as csv_path: in.csv"
         ) from error
     if content is None:
         return Config()
     known = {"csv_path": str, "image_path": str, "use_cuda": bool, "pretrained_model": str}
     if not isinstance(content, dict):
-        raise SettingError(f"{path} holds no settings; write lines such as csv_path: in.csv")
+        raise SettingError(f"{path} does not contain settings; write lines such as csv_path: in.csv")
     for key, value in content.items():
         if key not in known:
-            raise SettingError(f"{path}: {key!r} is no setting; use {', '.join(known)}")
+            raise SettingError(f"{path}: unknown setting {key!r}; use {', '.join(known)}")
         if value is not None and not isinstance(value, known[key]):
             kind = "true or false" if known[key] is bool else "text"
-            raise SettingError(f"{path}: {key} is of the type {type(value).__name__}; it must be {kind}")
+            raise SettingError(f"{path}: {key} must be {kind}, not a value of type {type(value).__name__}")
     table, images = content.get("csv_path"), content.get("image_path")
     return Config(
         csv_path=Path(table) if table else None,

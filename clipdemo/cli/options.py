@@ -1,4 +1,4 @@
-"""What every command shares: common options, errors in words, and a progress bar."""
+"""Options, error translation and the progress bar that the commands share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ from clipdemo.errors import ClipdemoError
 if TYPE_CHECKING:
     from clipdemo.types import Encoder
 
-SOME_FAILED, UNUSABLE = 1, 2
+SOME_FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130  # exit codes
 
 
 class Device(StrEnum):
@@ -29,14 +30,26 @@ class Device(StrEnum):
 Checkpoint = Annotated[
     str, typer.Option(help="'embedded', a Hugging Face hub name, or a local folder.", show_default=True)
 ]
-OnDevice = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]
+OnDevice = Annotated[Device, typer.Option(help="auto uses a GPU if available.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Images of one forward pass.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that fetch and decode.")]
+BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Images per forward pass.")]
+Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that fetch and decode images.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+PairsTable = Annotated[
+    Path, typer.Argument(help="CSV, TSV, JSONL or Parquet with an image and a caption column.")
+]
+ImageFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder that relative image paths start from.  [default: the table's folder]"),
+]
 
 
 def open_encoder(name: str, device: Device) -> Encoder:
-    """The checkpoint of that name, if this machine has the memory for it."""
+    """Load a checkpoint, provided that it fits into this machine's memory.
+
+    Raises:
+        CheckpointError: an unknown or unusable checkpoint, or too little memory.
+    """
     from clipdemo.limits import Limits
     from clipdemo.memory import Memory
     from clipdemo.models.governor import Governor
@@ -47,8 +60,8 @@ def open_encoder(name: str, device: Device) -> Encoder:
 
 
 @contextmanager
-def words() -> Iterator[None]:
-    """Our errors become one sentence on standard error and exit code 2; Ctrl-C becomes 130."""
+def translate_errors() -> Iterator[None]:
+    """Exit with 2 and one sentence on standard error on a ``ClipdemoError``, and with 130 on Ctrl-C."""
     try:
         yield
     except ClipdemoError as error:
@@ -56,11 +69,15 @@ def words() -> Iterator[None]:
         raise typer.Exit(UNUSABLE) from error
     except KeyboardInterrupt as error:
         typer.echo("clipdemo: stopped", err=True)
-        raise typer.Exit(130) from error
+        raise typer.Exit(INTERRUPTED) from error
 
 
-class Shown:
-    """A progress bar on standard error, drawn only where someone is looking."""
+class ProgressBar:
+    """A progress bar on standard error, drawn only on a terminal.
+
+    Args:
+        unit: what is counted, in the plural.
+    """
 
     def __init__(self, unit: str) -> None:
         from rich.console import Console
@@ -78,10 +95,10 @@ class Shown:
         self._task = self._bar.add_task(unit, total=None, rate="")
 
     def __call__(self, done: int, total: int | None, rate: float) -> None:
-        """Show how far it is."""
+        """Update the bar; ``rate`` is per second."""
         self._bar.update(self._task, completed=done, total=total, rate=f"{rate:.1f}/s")
 
-    def __enter__(self) -> Shown:
+    def __enter__(self) -> ProgressBar:
         self._bar.start()
         return self
 

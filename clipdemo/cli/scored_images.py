@@ -1,4 +1,4 @@
-"""Images named on the command line, scored against captions: for ``clipdemo rank`` and ``clipdemo matrix``."""
+"""Scores images named on the command line against captions, for ``clipdemo rank`` and ``clipdemo matrix``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from clipdemo import similarity
 from clipdemo.audit.footprint import ProgressCallback
-from clipdemo.audit.score import Plan
 from clipdemo.errors import ImageError
 from clipdemo.images import sources
 from clipdemo.images.locate import read_arguments
+from clipdemo.limits import Limits
 from clipdemo.models import catalogue
 from clipdemo.output import files, pictures
 from clipdemo.output.files import Ranked
@@ -25,21 +25,38 @@ from clipdemo.similarity import FloatArray
 from clipdemo.types import Checkpoint, Encoder, Hit, ImageItem, Rejected
 
 
-@dataclass(frozen=True, eq=False)
-class ScoredImages:
-    """Every image with every caption.
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What to score, and how fast.
 
     Attributes:
-        names: of the images, each file once.
-        hashes: SHA-256 of each.
-        thumbnails: JPEG bytes of each.
-        captions: the columns.
-        cosine: (n_images, n_captions).
-        scale: cosines of unrelated pairs under the same checkpoint and templates.
-        checkpoint: what the cosines must be read against.
-        templates: prompt templates.
-        rejected: what was left out, a line each.
-        duplicates: files that came under a second name, a line each.
+        images: files, folders, zips and URLs.
+        captions: each may carry weighted terms.
+        templates: prompt templates; empty to encode captions as typed.
+        batch_size: images per forward pass.
+        workers: threads that fetch and decode.
+    """
+
+    images: Sequence[str]
+    captions: list[str]
+    templates: Sequence[str]
+    batch_size: int
+    workers: int
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredImages:
+    """The cosines of distinct images with captions.
+
+    Attributes:
+        names: (n_images) names; each file appears once.
+        hashes: (n_images) SHA-256 of each file.
+        thumbnails: (n_images) JPEG bytes.
+        captions: (n_captions) texts.
+        cosine: (n_images, n_captions) cosines.
+        background: cosines of unrelated pairs under the same checkpoint and templates.
+        rejected: one line for each image that was left out.
+        duplicates: one line for each file given under a second name.
     """
 
     names: list[str]
@@ -47,18 +64,18 @@ class ScoredImages:
     thumbnails: list[bytes]
     captions: list[str]
     cosine: FloatArray
-    scale: FloatArray
+    background: FloatArray
     checkpoint: Checkpoint
     templates: Templates
     rejected: list[str]
     duplicates: list[str]
 
     def hits(self, column: int) -> list[Hit]:
-        """The images of one caption, best first."""
-        return rank(self.cosine[:, column], self.scale)
+        """Return the images ranked for one caption, best first."""
+        return rank(self.cosine[:, column], self.background)
 
     def ranking_csv(self) -> bytes:
-        """Every image of every caption."""
+        """Return the whole ranking of each caption as CSV."""
         rankings = [
             Ranked(caption, self.hits(column), self.names, self.hashes)
             for column, caption in enumerate(self.captions)
@@ -66,7 +83,7 @@ class ScoredImages:
         return files.ranking_csv(rankings, self.checkpoint, self.templates)
 
     def ranking_text(self, top: int) -> str:
-        """The best images of every caption, for people."""
+        """Return the ``top`` images of each caption as text."""
         lines = []
         for column, caption in enumerate(self.captions):
             lines.append(caption)
@@ -76,7 +93,7 @@ class ScoredImages:
         return "\n".join([*lines, f"under {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}"])
 
     def ranking_json(self, top: int) -> str:
-        """The best images of every caption, for programs."""
+        """Return the ``top`` images of each caption as JSON."""
         queries = [
             {
                 "caption": caption,
@@ -96,7 +113,7 @@ class ScoredImages:
         return json.dumps({**self._origin(), "queries": queries}, indent=2, ensure_ascii=False)
 
     def matrix_csv(self) -> bytes:
-        """A row per image, a column per caption: cosines."""
+        """Return the cosines as CSV: one row per image, one column per caption."""
         notes = {
             "checkpoint": self.checkpoint.id,
             "revision": self.checkpoint.revision,
@@ -105,7 +122,7 @@ class ScoredImages:
         return files.matrix_csv(self.cosine, self.names, self.captions, notes)
 
     def matrix_json(self) -> str:
-        """The cosines, for programs."""
+        """Return the cosines as JSON."""
         return json.dumps(
             {
                 **self._origin(),
@@ -118,7 +135,7 @@ class ScoredImages:
         )
 
     def matrix_png(self) -> bytes:
-        """The cosines as a picture."""
+        """Draw the cosines as a PNG image."""
         footer = f"Under {catalogue.title(self.checkpoint.id)}, {' | '.join(self.templates.patterns)}"
         title = "Cosine of images and captions"
         labels = pictures.MatrixLabels(self.names, self.captions, title, footer, self.thumbnails)
@@ -134,32 +151,23 @@ class ScoredImages:
         }
 
 
-def score_images(
-    arguments: Sequence[str],
-    captions: list[str],
-    templates: Sequence[str],
-    encoder: Encoder,
-    plan: Plan,
-    show: ProgressCallback,
-) -> ScoredImages:
-    """Load and score what the arguments name; images are let go as soon as they are encoded.
+def score_images(options: ScoringOptions, encoder: Encoder, progress: ProgressCallback) -> ScoredImages:
+    """Load and score the images; pixels are released as soon as they are encoded.
 
     Args:
-        arguments: files, folders, zips, URLs.
-        captions: each may carry weighted terms.
-        templates: prompt templates; none means captions as typed.
+        options: what to score.
         encoder: from ``load_encoder``.
-        plan: limits, batch size and threads.
-        show: told of images done.
+        progress: called with the number of encoded images.
 
     Raises:
-        ImageError: none of them can be used.
-        CaptionError: a caption or template that cannot be read.
-        CheckpointError: weights that turn out broken.
+        ImageError: none of the images can be used.
+        CaptionError: a caption or template with a syntax error.
+        CheckpointError: the weights turn out to be broken.
     """
-    prompts = Templates.parse("\n".join(templates))
-    rows = encode_queries(encoder, [Query.parse(caption) for caption in captions], prompts)
-    kept: dict[str, tuple[str, bytes]] = {}
+    limits = Limits.from_environment()
+    prompts = Templates.parse("\n".join(options.templates))
+    queries = encode_queries(encoder, [Query.parse(caption) for caption in options.captions], prompts)
+    distinct: dict[str, tuple[str, bytes]] = {}  # SHA-256 -> name, thumbnail
     rejected: list[str] = []
     duplicates: list[str] = []
     embeddings: list[FloatArray] = []
@@ -170,33 +178,31 @@ def score_images(
         if batch:
             embeddings.append(encoder.encode_images(batch))
             batch.clear()
-            show(len(kept), None, len(kept) / (time.perf_counter() - started))
+            progress(len(distinct), None, len(distinct) / (time.perf_counter() - started))
 
-    for thing in sources.load(
-        read_arguments(arguments, plan.limits), plan.limits, workers=plan.workers, look_ahead=plan.batch_size
-    ):
-        if isinstance(thing, Rejected):
-            rejected.append(f"{thing.name}: {thing.verdict}: {thing.reason}")
-        elif thing is not None and thing.sha256 in kept:
-            duplicates.append(f"{thing.name}: the same file as {kept[thing.sha256][0]}; it counts once")
-        elif thing is not None:
-            kept[thing.sha256] = thing.name, thing.thumbnail
-            batch.append(thing)
-            if len(batch) == plan.batch_size:
+    named = read_arguments(options.images, limits)
+    for item in sources.load(named, limits, workers=options.workers, look_ahead=options.batch_size):
+        if isinstance(item, Rejected):
+            rejected.append(f"{item.name}: {item.verdict}: {item.reason}")
+        elif item is not None and item.sha256 in distinct:
+            duplicates.append(f"{item.name}: the same file as {distinct[item.sha256][0]}; it counts once")
+        elif item is not None:
+            distinct[item.sha256] = item.name, item.thumbnail
+            batch.append(item)
+            if len(batch) == options.batch_size:
                 flush()
     flush()
-    if not kept:
+    if not distinct:
         raise ImageError("none of the images can be used: " + "; ".join(rejected[:3]))
-    scale = background(encoder, sample_items(), NEUTRAL_CAPTIONS, prompts).captions
     return ScoredImages(
-        [name for name, _ in kept.values()],
-        list(kept),
-        [thumbnail for _, thumbnail in kept.values()],
-        captions,
-        similarity.cosine(np.concatenate(embeddings), rows),
-        scale,
-        encoder.checkpoint,
-        prompts,
-        rejected,
-        duplicates,
+        names=[name for name, _ in distinct.values()],
+        hashes=list(distinct),
+        thumbnails=[thumbnail for _, thumbnail in distinct.values()],
+        captions=options.captions,
+        cosine=similarity.cosine(np.concatenate(embeddings), queries),
+        background=background(encoder, sample_items(), NEUTRAL_CAPTIONS, prompts).captions,
+        checkpoint=encoder.checkpoint,
+        templates=prompts,
+        rejected=rejected,
+        duplicates=duplicates,
     )

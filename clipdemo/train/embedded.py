@@ -1,7 +1,7 @@
-"""Learns the head that the embedded model ships: ``python -m clipdemo.train.embedded pairs.csv``.
+"""Fits the shipped head of the embedded model: ``python -m clipdemo.train.embedded pairs.csv``.
 
-Five-fold cross-validation over the photographs of train and val gives the figures that settings are chosen by, and the
-logit scale; the head is then learned on all of them. Photographs of the table's test split are not looked at.
+Five-fold cross-validation on the images of train and val measures the settings and selects the logit scale.
+The head is then fitted to all of these images. Images of the test split are not used.
 """
 
 from __future__ import annotations
@@ -26,53 +26,58 @@ from clipdemo.scoring.retrieval import CUTS, rank_pairs, recall_at_k
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.tables.row import SPLITS
 from clipdemo.tables.table import open_table
-from clipdemo.train.dataset import read_pairs
+from clipdemo.train.dataset import ImageReader, read_pairs
 from clipdemo.train.features import FeatureCache
 from clipdemo.types import ImageItem
 
 RIDGE = 1.0  # in units of the mean diagonal of the Gram matrix
 PROTOTYPES = 512
-ROUNDS = 15  # of k-means; it hardly moves after ten
+ROUNDS = 15  # of k-means; it hardly changes after ten
 FOLDS = 5
-RIVALS = 64  # images a batch, where the logit scale is measured
+RIVALS = 64  # images per batch for the loss that selects the logit scale
 SCALES = range(10, 81, 2)
 
 
 def main() -> None:
-    """Read the table, cross-validate, learn, write."""
+    """Read the table, cross-validate, fit the head and write it."""
     parser = argparse.ArgumentParser(prog="python -m clipdemo.train.embedded", description=__doc__)
     parser.add_argument("table", type=Path, help="image,caption rows with a split column")
     parser.add_argument("--output", type=Path, default=projection.HEAD, help="safetensors file to write")
-    wanted = parser.parse_args()
-    features, logits, sentences, pairs = read(wanted.table)
+    options = parser.parse_args()
+    features, logits, sentences, pairs = read(options.table)
     scores, scale = cross_validate(features, logits, sentences, pairs)
     print(f"{FOLDS}-fold cross-validation, recall@1/5/10 in percent, text to image and image to text")
     for title, recalls in scores.items():
         print(f"{title:8}", *(f"{100 * recall:6.1f}" for recall in recalls))
     print(f"logit scale {scale:g}")
     head = learn(features, logits, sentences, pairs, scale)
-    head.save(wanted.output)
-    print(f"learned on {len(features)} photographs and {len(sentences)} captions: {wanted.output}")
+    head.save(options.output)
+    print(f"fitted to {len(features)} images and {len(sentences)} captions: {options.output}")
 
 
 def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
-    """Features and class logits of images, rows of captions, and which belong together, of train and val."""
+    """Read the train and val splits.
+
+    Returns:
+        (n, 1792) features and (n, 1000) class logits of images, (m, 384) unit rows of captions, and (p, 2)
+        indices of the image and caption of each pair.
+    """
     limits, tower = Limits.from_environment(), EmbeddedImageTower()
     cache, cpu = FeatureCache(tower.fingerprint, tower.dim), torch.device("cpu")
 
-    def take(items: Sequence[ImageItem]) -> None:
+    def encode(items: Sequence[ImageItem]) -> None:
         rows = tower_features.image_features(tower, items, cpu).numpy()
         cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
     table, locate = open_table(path.name, lambda: path.open("rb")), folder_locator(path.parent, limits)
-    found = read_pairs(table, locate, limits, 0, cache.known, take, lambda *_: None)
-    kept = found.pairs[found.split[found.pairs[:, 0]] != SPLITS.index("test")]
-    images, image_of = np.unique(kept[:, 0], return_inverse=True)
-    captions, caption_of = np.unique(kept[:, 1], return_inverse=True)
-    features = cache.rows([found.sha256[image] for image in images])[:, :FEATURE_DIM]
+    data = read_pairs(table, ImageReader(locate, limits, lambda *_: None, cache.known, encode), seed=0)
+    pairs = data.pairs[data.split[data.pairs[:, 0]] != SPLITS.index("test")]
+    images, image_of = np.unique(pairs[:, 0], return_inverse=True)
+    captions, caption_of = np.unique(pairs[:, 1], return_inverse=True)
+    features = cache.rows([data.sha256[image] for image in images])[:, :FEATURE_DIM]
     with torch.inference_mode():
         logits = tower.model._fc(torch.from_numpy(features[:, :1280].copy())).numpy()
-    sentences = EmbeddedEncoder().encode_sentences([found.captions[caption] for caption in captions])
+    sentences = EmbeddedEncoder().encode_sentences([data.captions[caption] for caption in captions])
     return features, logits, sentences, np.stack([image_of, caption_of], axis=1)
 
 
@@ -82,15 +87,15 @@ def learn(
     """Fit the head in closed form; prototypes by k-means.
 
     Args:
-        features: (n, 1792), as of ``projection.inputs``.
-        logits: (n, 1000), as of ``projection.inputs``.
+        features: (n, 1792), as for ``projection.inputs``.
+        logits: (n, 1000), as for ``projection.inputs``.
         sentences: (m, 384) unit rows of the text tower.
-        pairs: (p, 2) image and caption.
-        scale: what the softmax over cosines is to be fed with.
+        pairs: (p, 2) indices of image and caption.
+        scale: logit scale to store in the head.
     """
     blocks, prior = projection.inputs(features, logits), conse.embed_images(logits)
     mean = np.concatenate([block.mean(axis=0) for block in blocks])
-    # An input that hardly ever moves must not become the loudest.
+    # The added deviation keeps almost constant inputs from dominating.
     spread = np.concatenate([block.std(axis=0) + 0.1 * block.std(axis=0).mean() for block in blocks])
     centre = sentences.mean(axis=0)
     captions = similarity.unit(sentences - centre)
@@ -98,22 +103,23 @@ def learn(
     np.add.at(targets, pairs[:, 0], captions[pairs[:, 1]])
     targets = similarity.unit(targets)
     rows = projection.standardise(blocks, mean, spread)
-    gram = rows @ rows.T  # (n, n): fewer photographs than inputs
+    gram = rows @ rows.T  # (n, n): there are fewer images than inputs
     gram[np.diag_indices_from(gram)] += RIDGE * np.trace(gram) / len(gram)
     weights = rows.T @ np.linalg.solve(gram, targets - targets.mean(axis=0))
     weights /= np.linalg.norm(rows @ weights, axis=1).mean()
-    nothing = np.zeros((1, conse.DIM), np.float32)
+    empty = np.zeros((1, conse.DIM), np.float32)
     fixed = (mean, spread, weights, prior.mean(axis=0), centre)
-    plain = Projection(*fixed, nothing, nothing, np.zeros(2, np.float32), np.array([scale], np.float32))
-    images = plain.project(features, logits)
-    near_images, near_captions = prototypes(images), prototypes(captions)
-    crowded = (projection.density(images, near_captions), projection.density(captions, near_images))
-    means = np.array([each.mean() for each in crowded], np.float32)
-    return Projection(*fixed, near_images, near_captions, means, plain.logit_scale)
+    uncorrected = Projection(*fixed, empty, empty, np.zeros(2, np.float32), np.array([scale], np.float32))
+    images = uncorrected.project(features, logits)
+    image_prototypes, caption_prototypes = prototypes(images), prototypes(captions)
+    image_density = projection.density(images, caption_prototypes)
+    caption_density = projection.density(captions, image_prototypes)
+    means = np.array([image_density.mean(), caption_density.mean()], np.float32)
+    return Projection(*fixed, image_prototypes, caption_prototypes, means, uncorrected.logit_scale)
 
 
 def prototypes(rows: FloatArray) -> FloatArray:
-    """(``PROTOTYPES``, dim) unit rows that stand for all: spherical k-means; all rows where there are fewer."""
+    """Return (``PROTOTYPES``, dim) unit rows, the centres of spherical k-means, or all rows if fewer."""
     rng = np.random.default_rng(0)
     centres = rows[rng.permutation(len(rows))[:PROTOTYPES]]
     for _ in range(ROUNDS):
@@ -127,35 +133,42 @@ def prototypes(rows: FloatArray) -> FloatArray:
 def cross_validate(
     features: FloatArray, logits: FloatArray, sentences: FloatArray, pairs: IntArray
 ) -> tuple[dict[str, list[float]], float]:
-    """Six recalls of each fifth among itself, by ConSE and by the others' head, and the scale that fits its logits.
+    """Measure ConSE and the fitted head on held-out folds.
 
     Arguments as of :func:`learn`.
+
+    Returns:
+        Title -> six recalls, each fold searched independently; and the logit scale with the lowest loss.
     """
-    found: dict[str, list[tuple[FloatArray, FloatArray, IntArray]]] = {"ConSE": [], "learned": []}
-    for rest, held in _folds(len(features)):
-        images, captions, own = _only(held, pairs)
-        learned_from, said, theirs = _only(rest, pairs)
-        head = learn(features[learned_from], logits[learned_from], sentences[said], theirs, 1.0)
-        before = conse.embed_images(logits[images]), similarity.unit(sentences[captions] - conse.centre())
-        after = head.embed_images(features[images], logits[images]), head.embed_captions(sentences[captions])
-        found["ConSE"].append((*before, own))
-        found["learned"].append((*after, own))
-    losses = [np.mean([_loss(*fold, scale) for fold in found["learned"]]) for scale in SCALES]
-    return {title: _recalls(folds) for title, folds in found.items()}, float(SCALES[int(np.argmin(losses))])
+    folds: dict[str, list[tuple[FloatArray, FloatArray, IntArray]]] = {"ConSE": [], "learned": []}
+    for fitted, held_out in _folds(len(features)):
+        images, captions, own_pairs = _subset(held_out, pairs)
+        fit_images, fit_captions, fit_pairs = _subset(fitted, pairs)
+        head = learn(features[fit_images], logits[fit_images], sentences[fit_captions], fit_pairs, 1.0)
+        prior = conse.embed_images(logits[images]), similarity.unit(sentences[captions] - conse.centre())
+        learned = (
+            head.embed_images(features[images], logits[images]),
+            head.embed_captions(sentences[captions]),
+        )
+        folds["ConSE"].append((*prior, own_pairs))
+        folds["learned"].append((*learned, own_pairs))
+    losses = [np.mean([_loss(*fold, scale) for fold in folds["learned"]]) for scale in SCALES]
+    best_scale = float(SCALES[int(np.argmin(losses))])
+    return {title: _recalls(results) for title, results in folds.items()}, best_scale
 
 
 def _folds(count: int) -> Iterator[tuple[IntArray, IntArray]]:
-    """What is learned from, and what is held out."""
+    """Yield the indices to fit to and the held-out indices of each fold."""
     order = np.random.default_rng(0).permutation(count)
-    for held in np.array_split(order, FOLDS):
-        yield np.setdiff1d(order, held), np.sort(held)
+    for held_out in np.array_split(order, FOLDS):
+        yield np.setdiff1d(order, held_out), np.sort(held_out)
 
 
-def _only(images: IntArray, pairs: IntArray) -> tuple[IntArray, IntArray, IntArray]:
-    """Some images, their captions, and the pairs of both by their new numbers."""
-    some = pairs[np.isin(pairs[:, 0], images)]
-    captions, caption_of = np.unique(some[:, 1], return_inverse=True)
-    return images, captions, np.stack([np.searchsorted(images, some[:, 0]), caption_of], axis=1)
+def _subset(images: IntArray, pairs: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Return sorted images, their captions, and their pairs as indices into both."""
+    own_pairs = pairs[np.isin(pairs[:, 0], images)]
+    captions, caption_of = np.unique(own_pairs[:, 1], return_inverse=True)
+    return images, captions, np.stack([np.searchsorted(images, own_pairs[:, 0]), caption_of], axis=1)
 
 
 def _recalls(folds: Sequence[tuple[FloatArray, FloatArray, IntArray]]) -> list[float]:
@@ -167,7 +180,7 @@ def _recalls(folds: Sequence[tuple[FloatArray, FloatArray, IntArray]]) -> list[f
 
 
 def _loss(images: FloatArray, captions: FloatArray, pairs: IntArray, scale: float) -> float:
-    """Mean cross-entropy of images over one caption each of a few images."""
+    """Return the mean cross-entropy of images over one caption of each image of a batch."""
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(pairs)
     _, first = np.unique(shuffled[:, 0], return_index=True)  # one caption of each image

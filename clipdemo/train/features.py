@@ -1,7 +1,7 @@
-"""Features of frozen towers, kept on disk: every image and caption goes through a tower once, ever.
+"""An on-disk cache of features: each image and caption goes through a frozen tower once.
 
-A feature row depends on (tower fingerprint, content) alone, but for the last digits, which differ between devices;
-so runs share it. The files may be deleted at any time. They hold numbers and hashes only, neither pictures nor words.
+A row depends on the tower's fingerprint and the content only (last digits vary by device), so all runs share
+it. The files contain numbers and hashes, neither images nor captions, and may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from clipdemo.similarity import FloatArray
 
 
 class FeatureCache:
-    """The rows of one tower, by content hash.
+    """The feature rows of one tower in a SQLite file, by the SHA-256 of their content.
 
     Args:
         fingerprint: of the tower.
         dim: length of a row.
 
+    Attributes:
+        known: the hashes in the file.
+
     Raises:
-        OutputError: the file cannot be made or read.
+        OutputError: the file cannot be created or read.
     """
 
     def __init__(self, fingerprint: str, dim: int) -> None:
@@ -33,54 +36,56 @@ class FeatureCache:
         self.path = cache_folder() / f"{fingerprint[:32]}-{dim}.sqlite"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
-            self._base.execute("PRAGMA journal_mode = WAL")
-            self._base.execute("PRAGMA synchronous = NORMAL")
-            self._base.execute("CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, row BLOB NOT NULL)")
-            # Rows of another length would be of a file that is not ours.
+            self._database = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS rows (key TEXT PRIMARY KEY, row BLOB NOT NULL)"
+            )
+            # Rows of another length are not ours.
             self.known = {
                 key
-                for (key,) in self._base.execute(
+                for (key,) in self._database.execute(
                     "SELECT key FROM rows WHERE length(row) = ?", [np.float32().nbytes * dim]
                 )
             }
         except (OSError, sqlite3.Error) as error:
-            raise self._refused(error) from error
+            raise self._error(error) from error
 
     def add(self, rows: Mapping[str, FloatArray]) -> None:
-        """Keep rows; they outlast this process.
+        """Store rows permanently.
 
         Raises:
-            OutputError: the disk is full or gone.
+            OutputError: the file cannot be written.
         """
-        lines = [(key, np.ascontiguousarray(row, dtype="<f4").tobytes()) for key, row in rows.items()]
+        values = [(key, np.ascontiguousarray(row, dtype="<f4").tobytes()) for key, row in rows.items()]
         try:
-            self._base.execute("BEGIN")
-            self._base.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", lines)
-            self._base.execute("COMMIT")
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT OR REPLACE INTO rows VALUES (?, ?)", values)
+            self._database.execute("COMMIT")
         except sqlite3.Error as error:
-            raise self._refused(error) from error
+            raise self._error(error) from error
         self.known.update(rows)
 
     def rows(self, keys: Sequence[str]) -> FloatArray:
-        """(len(keys), dim) rows, all of them known."""
-        out = np.empty((len(keys), self.dim), dtype=np.float32)
-        for place, key in enumerate(keys):
-            (blob,) = self._base.execute("SELECT row FROM rows WHERE key = ?", [key]).fetchone()
-            out[place] = np.frombuffer(blob, dtype="<f4")
-        return out
+        """Return (len(keys), dim) rows; all keys must be known."""
+        rows = np.empty((len(keys), self.dim), dtype=np.float32)
+        for index, key in enumerate(keys):
+            (blob,) = self._database.execute("SELECT row FROM rows WHERE key = ?", [key]).fetchone()
+            rows[index] = np.frombuffer(blob, dtype="<f4")
+        return rows
 
     def close(self) -> None:
-        """Let go of the file."""
-        self._base.close()
+        """Close the file."""
+        self._database.close()
 
-    def _refused(self, error: Exception) -> OutputError:
+    def _error(self, error: Exception) -> OutputError:
         return OutputError(
-            f"the features in {self.path} cannot be kept ({error}); free some disk space, or delete that file"
+            f"features cannot be stored in {self.path} ({error}); free some disk space, or delete that file"
         )
 
 
 def cache_folder() -> Path:
-    """Where features are kept: the cache folder of the user."""
+    """Return the folder of all feature files, in the user's cache folder."""
     home = os.getenv("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     return Path(home) / "clipdemo" / "features"

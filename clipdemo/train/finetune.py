@@ -1,7 +1,7 @@
-"""A CLIP or SigLIP checkpoint goes on learning: its projections only, or low-rank changes of its attention.
+"""Fine-tunes a CLIP or SigLIP checkpoint: its projections only, or low-rank adapters (LoRA) in its attention.
 
-What comes of it is an ordinary checkpoint of the same family in a folder of its own; low-rank changes are
-added into its weights. The base is only ever read.
+The result is an ordinary checkpoint of the same family in a folder of its own, with adapters merged into the
+weights. The base checkpoint is only read.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from clipdemo.models.load import load_encoder
 from clipdemo.models.trained.features import to_device
 from clipdemo.models.trained.heads import MAX_SCALE
 from clipdemo.similarity import IntArray
-from clipdemo.train.learner import Photographs, learning, parameter_groups
+from clipdemo.train.learner import TrainingImages, trainable_parameters, weight_decay_groups
 from clipdemo.train.loss import sigmoid_loss, softmax_loss
 
-ADAPTS = ("heads", "lora")
 RANK, ALPHA = 8, 16.0
 
 
-class LowRank(nn.Module):
-    """A frozen linear layer plus a product of two thin matrices that learns; it starts as the layer alone.
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus a trainable product of two thin matrices, indices starts as zero.
 
     Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685).
     """
@@ -45,26 +44,26 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """What the merged layer gives."""
+        """Return (..., out_features), as the merged layer does."""
         out: Tensor = self.linear(rows) + ALPHA / RANK * (rows @ self.down.T @ self.up.T)
         return out
 
     def merged(self) -> nn.Linear:
-        """An ordinary layer that gives the same."""
-        plain = copy.deepcopy(self.linear)
+        """Return an ordinary layer with the same output."""
+        linear = copy.deepcopy(self.linear)
         with torch.no_grad():
-            plain.weight += ALPHA / RANK * self.up @ self.down
-        return plain
+            linear.weight += ALPHA / RANK * self.up @ self.down
+        return linear
 
 
-class WholeLearner(nn.Module):
-    """A whole checkpoint, of which little learns.
+class FineTuneLearner(nn.Module):
+    """A whole checkpoint of indices a small part is trained.
 
     Args:
         base: from :func:`open_base`.
         adapt: "heads" or "lora".
-        photographs: the images.
-        captions: the texts.
+        images: of the pairs.
+        captions: of the pairs.
         device: where to train.
     """
 
@@ -72,14 +71,14 @@ class WholeLearner(nn.Module):
         self,
         base: TransformersEncoder,
         adapt: str,
-        photographs: Photographs,
+        images: TrainingImages,
         captions: Sequence[str],
         device: torch.device,
     ) -> None:
         super().__init__()
-        self._base, self._photographs, self._captions = base, photographs, captions
+        self._base, self._images, self._captions = base, images, captions
         self.model: Any = base.model.requires_grad_(False)
-        self._adapters: list[tuple[nn.Module, str, LowRank]] = []
+        self._adapters: list[tuple[nn.Module, str, LoraLinear]] = []
         if adapt == "lora":
             self._insert_adapters()
         else:
@@ -94,71 +93,71 @@ class WholeLearner(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Of the checkpoint."""
+        """The fingerprint of the checkpoint."""
         return self._base.checkpoint.fingerprint
 
     def begin_epoch(self, epoch: int) -> None:
-        """Images are altered; nothing is dropped."""
+        """Enable augmentation; dropout stays off."""
         self.model.eval()
-        self._photographs.epoch = epoch
+        self._images.epoch = epoch
 
     def begin_validation(self) -> None:
-        """Everything as it will be used."""
+        """Switch to inference mode."""
         self.model.eval()
-        self._photographs.epoch = None
+        self._images.epoch = None
 
-    def embed_images(self, which: IntArray) -> Tensor:
-        """(len(which), dim) unit rows."""
-        inputs = to_device(self._base.image_inputs(self._photographs.read(which)), self.log_scale.device)
+    def embed_images(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) unit rows."""
+        inputs = to_device(self._base.image_inputs(self._images.read(indices)), self.log_scale.device)
         return nn.functional.normalize(self.model.get_image_features(**inputs).pooler_output, dim=1)
 
-    def embed_captions(self, which: IntArray) -> Tensor:
-        """(len(which), dim) unit rows."""
-        inputs = self._base.caption_inputs([self._captions[number] for number in which])
+    def embed_captions(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) unit rows."""
+        inputs = self._base.caption_inputs([self._captions[index] for index in indices])
         features = self.model.get_text_features(**to_device(inputs, self.log_scale.device))
         return nn.functional.normalize(features.pooler_output, dim=1)
 
     def loss(self, cosines: Tensor, same: Tensor) -> Tensor:
-        """The loss with which the family was trained."""
+        """Return the loss that the family was trained with: softmax for CLIP, sigmoid for SigLIP."""
         if self._bias is None:
             return softmax_loss(cosines, self.log_scale, same)
         return sigmoid_loss(cosines, self.log_scale, self._bias, same)
 
-    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """All at the same rate."""
-        return parameter_groups(self.model, learning_rate)
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return the trainable parameters, all at the same learning rate."""
+        return weight_decay_groups(self.model, learning_rate)
 
-    def learned(self) -> dict[str, Tensor]:
-        """The parameters that learn, by name."""
-        return learning(self)
+    def trainable(self) -> dict[str, Tensor]:
+        """Return the trainable parameters by name."""
+        return trainable_parameters(self)
 
     def clamp(self) -> None:
-        """CLIP's bounds; SigLIP was trained without, and beyond them."""
+        """Clamp the temperature of a CLIP; SigLIP was trained unclamped, beyond these bounds."""
         if self._bias is None:
             with torch.no_grad():
                 self.log_scale.clamp_(0, math.log(MAX_SCALE))
 
     def save(self, folder: Path) -> None:
-        """An ordinary checkpoint in ``folder``; each file takes its place at once, ``config.json`` last."""
-        fresh = folder / "new"
-        shutil.rmtree(fresh, ignore_errors=True)  # of a run that was killed
+        """Write an ordinary checkpoint; each file is replaced atomically, ``config.json`` last."""
+        temporary = folder / "new"
+        shutil.rmtree(temporary, ignore_errors=True)  # from a killed run
         with self._merged():
-            self._base.save(fresh)
-        for file in sorted(fresh.iterdir(), key=lambda file: file.name == "config.json"):
+            self._base.save(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, folder / file.name)
-        fresh.rmdir()
+        temporary.rmdir()
 
     def _insert_adapters(self) -> None:
         for parent in list(self.model.modules()):
             for name, child in list(parent.named_children()):
                 if name in self._base.family.lora_layers and isinstance(child, nn.Linear):
-                    adapter = LowRank(child)
+                    adapter = LoraLinear(child)
                     setattr(parent, name, adapter)
                     self._adapters.append((parent, name, adapter))
 
     @contextmanager
     def _merged(self) -> Iterator[None]:
-        """The model with ordinary layers, for as long as it is written."""
+        """Replace the adapters by merged layers while the block runs."""
         for parent, name, adapter in self._adapters:
             setattr(parent, name, adapter.merged())
         try:
@@ -169,15 +168,16 @@ class WholeLearner(nn.Module):
 
 
 def open_base(name: str) -> TransformersEncoder:
-    """The checkpoint to start from, on the CPU and in float32.
+    """Load the checkpoint to fine-tune, on the CPU and in float32.
 
     Raises:
-        SettingError: one that is not of the CLIP or SigLIP families.
-        CheckpointError: one that cannot be had.
+        SettingError: the checkpoint is not of the CLIP or SigLIP families.
+        CheckpointError: the checkpoint cannot be loaded.
     """
     encoder = load_encoder(name, device="cpu")
     if not isinstance(encoder, TransformersEncoder):
         raise SettingError(
-            f"--from takes a checkpoint of the CLIP or SigLIP families; {name} is none, so train it anew instead"
+            f"--from takes a checkpoint of the CLIP or SigLIP families; {name} is not one of them, so train "
+            "without --from"
         )
     return encoder

@@ -1,4 +1,4 @@
-"""What the loop trains: a dual encoder on features that are kept, or on the images and captions themselves."""
+"""What the loop trains: a ``Learner``. The dual encoder of two towers with heads lives here, too."""
 
 from __future__ import annotations
 
@@ -23,97 +23,97 @@ from clipdemo.similarity import IntArray
 from clipdemo.train.loss import softmax_loss
 from clipdemo.types import ImageItem
 
-TOWER_PACE = 0.02  # of the heads' learning rate, for towers that have learned much already
+TOWER_RATE = 0.02  # of the heads' learning rate: towers are pretrained
 
 
 class Learner(Protocol):
-    """Anything the loop can train."""
+    """A model that the loop can train."""
 
     @property
     def log_scale(self) -> Tensor:
-        """() logarithm of the logit scale, on the device where it trains."""
+        """() logarithm of the logit scale, on the training device."""
 
     @property
     def fingerprint(self) -> str:
-        """Of what it starts from; changes whenever a file of that changes."""
+        """Identifies the pretrained files; changes whenever one of them does."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Switch to training; ``epoch`` and the seed say how images are altered."""
+        """Switch to training mode; ``epoch`` and the seed determine the image augmentation."""
 
     def begin_validation(self) -> None:
-        """Switch to embedding as it will be used."""
+        """Switch to inference mode."""
 
-    def embed_images(self, which: IntArray) -> Tensor:
-        """(len(which), dim) unit rows of the images with these numbers."""
+    def embed_images(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) unit rows."""
 
-    def embed_captions(self, which: IntArray) -> Tensor:
-        """(len(which), dim) unit rows of the captions with these numbers."""
+    def embed_captions(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) unit rows."""
 
     def loss(self, cosines: Tensor, same: Tensor) -> Tensor:
-        """The loss of a batch, as in ``loss``."""
+        """Return the loss of a batch; arguments as in ``clipdemo.train.loss``."""
 
-    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Parameters that learn, with their learning rate and weight decay."""
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return the trainable parameters as groups for an optimiser, with learning rate and weight decay."""
 
-    def learned(self) -> dict[str, Tensor]:
-        """The parameters that learn, by name."""
+    def trainable(self) -> dict[str, Tensor]:
+        """Return the trainable parameters by name."""
 
     def clamp(self) -> None:
-        """Keep the temperature in its bounds; called after every step."""
+        """Clamp the temperature; called after each step."""
 
     def save(self, folder: Path) -> None:
-        """Write what was learned as a checkpoint."""
+        """Write the checkpoint."""
 
 
-class Photographs:
-    """Images read anew each time, and a little altered while training.
+class TrainingImages:
+    """Images that are read from their files each time, and augmented during training.
 
     Args:
-        files: where they lie.
-        limits: for each.
-        seed: of what is altered.
+        files: where to read each image.
+        limits: for each file.
+        seed: of the augmentation.
     """
 
     def __init__(self, files: Sequence[Source], limits: Limits, seed: int) -> None:
         self._files, self._limits, self._seed = files, limits, seed
-        self.epoch: int | None = None  # None: as they are
+        self.epoch: int | None = None  # None: no augmentation
 
-    def read(self, which: IntArray) -> list[Image.Image]:
-        """The images with these numbers.
+    def read(self, indices: IntArray) -> list[Image.Image]:
+        """Read some images.
 
         Raises:
-            TrainingError: one that could be read before no longer can.
+            TrainingError: a file that was readable before no longer is.
         """
-        out = []
-        files: Iterable[Source] = (self._files[number] for number in which)
+        images = []
+        files: Iterable[Source] = (self._files[index] for index in indices)
         decode = partial(decode_image, thumbnail=False)
-        for number, item in zip(which, sources.load(files, self._limits, decode=decode), strict=True):
+        for index, item in zip(indices, sources.load(files, self._limits, decode=decode), strict=True):
             if not isinstance(item, ImageItem):
                 raise TrainingError(
-                    f"the image {self._files[number].name} can no longer be read; bring it back and resume"
+                    f"the image {self._files[index].name} can no longer be read; restore it and resume"
                 )
-            out.append(item.image if self.epoch is None else self._altered(item.image, int(number)))
-        return out
+            images.append(item.image if self.epoch is None else self._augment(item.image, int(index)))
+        return images
 
-    def _altered(self, image: Image.Image, number: int) -> Image.Image:
-        """A large part of the image, perhaps mirrored; the same one in the same epoch."""
-        rng = np.random.default_rng([self._seed, self.epoch or 0, number])
-        share = rng.uniform(0.6, 1) ** 0.5
-        width, height = (max(1, round(side * share)) for side in image.size)
+    def _augment(self, image: Image.Image, index: int) -> Image.Image:
+        """Crop 60 to 100 % of the area and mirror every other image; the result is fixed for an epoch."""
+        rng = np.random.default_rng([self._seed, self.epoch or 0, index])
+        side = rng.uniform(0.6, 1) ** 0.5
+        width, height = (max(1, round(side * length)) for length in image.size)
         left, top = rng.integers(0, image.width - width + 1), rng.integers(0, image.height - height + 1)
-        part = image.crop((int(left), int(top), int(left) + width, int(top) + height))
-        return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part
+        crop = image.crop((int(left), int(top), int(left) + width, int(top) + height))
+        return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 
 
 class DualLearner(nn.Module):
-    """Heads on two towers; a tower that is frozen is represented by its kept features.
+    """Two towers with heads; precomputed features stand in for a frozen tower.
 
     Args:
         model: towers and heads.
-        image_features: (n_images, dim) of the frozen image tower, or None when it learns.
-        caption_features: (n_captions, dim) of the frozen text tower, or None when it learns.
-        photographs: the images, for a tower that learns.
-        captions: the texts, for a tower that learns.
+        image_features: (n_images, dim) of the frozen image tower; None to train the tower.
+        caption_features: (n_captions, dim) of the frozen text tower; None to train the tower.
+        images: input of a trained image tower.
+        captions: input of a trained text tower.
     """
 
     def __init__(
@@ -121,96 +121,95 @@ class DualLearner(nn.Module):
         model: trained_folder.DualEncoder,
         image_features: Tensor | None,
         caption_features: Tensor | None,
-        photographs: Photographs,
+        images: TrainingImages,
         captions: Sequence[str],
     ) -> None:
         super().__init__()
-        self.model, self._photographs, self._captions = model, photographs, captions
+        self.model, self._images, self._captions = model, images, captions
         self._image_features, self._caption_features = image_features, caption_features
         model.image_tower.requires_grad_(image_features is None)
         model.text_tower.requires_grad_(caption_features is None)
         if isinstance(pooler := getattr(model.text_tower.model, "pooler", None), nn.Module):
-            pooler.requires_grad_(False)  # not used here
+            pooler.requires_grad_(False)  # unused: captions are mean-pooled
         self.log_scale = model.heads.log_scale
 
     @property
     def fingerprint(self) -> str:
-        """Of both towers."""
+        """The fingerprints of both towers."""
         return f"{self.model.image_tower.fingerprint} {self.model.text_tower.fingerprint}"
 
     def begin_epoch(self, epoch: int) -> None:
-        """Heads drop numbers, images are altered; towers stay as they are used (small batches, few pairs)."""
+        """Enable dropout in the heads and augmentation; towers stay in inference mode (batches are small)."""
         self.model.eval()
         self.model.heads.train()
-        self._photographs.epoch = epoch
+        self._images.epoch = epoch
 
     def begin_validation(self) -> None:
-        """Everything as it will be used."""
+        """Switch to inference mode."""
         self.model.eval()
-        self._photographs.epoch = None
+        self._images.epoch = None
 
-    def embed_images(self, which: IntArray) -> Tensor:
-        """(len(which), dim) unit rows."""
-        rows: Tensor = self.model.heads.image(self.image_rows(which))
+    def embed_images(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) unit rows."""
+        rows: Tensor = self.model.heads.image(self.image_features(indices))
         return rows
 
-    def embed_captions(self, which: IntArray) -> Tensor:
-        """(len(which), dim) unit rows."""
-        rows: Tensor = self.model.heads.caption(self.caption_rows(which))
+    def embed_captions(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) unit rows."""
+        rows: Tensor = self.model.heads.caption(self.caption_features(indices))
         return rows
 
-    def image_rows(self, which: IntArray) -> Tensor:
-        """(len(which), dim) features of the image tower."""
+    def image_features(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) features of the image tower."""
         if self._image_features is not None:
-            return self._image_features[torch.from_numpy(which)]
+            return self._image_features[torch.from_numpy(indices)]
         tower = self.model.image_tower
-        inputs = tower.inputs(self._photographs.read(which))
+        inputs = tower.inputs(self._images.read(indices))
         rows: Tensor = tower(**tower_features.to_device(inputs, self.log_scale.device))
         return rows
 
-    def caption_rows(self, which: IntArray) -> Tensor:
-        """(len(which), dim) features of the text tower."""
+    def caption_features(self, indices: IntArray) -> Tensor:
+        """Return (len(indices), dim) features of the text tower."""
         if self._caption_features is not None:
-            return self._caption_features[torch.from_numpy(which)]
+            return self._caption_features[torch.from_numpy(indices)]
         tower = self.model.text_tower
-        inputs = tower.inputs([self._captions[number] for number in which])
+        inputs = tower.inputs([self._captions[index] for index in indices])
         rows: Tensor = tower(**tower_features.to_device(inputs, self.log_scale.device))
         return rows
 
     def loss(self, cosines: Tensor, same: Tensor) -> Tensor:
-        """CLIP's symmetric cross-entropy."""
+        """Return CLIP's symmetric cross-entropy."""
         return softmax_loss(cosines, self.log_scale, same)
 
-    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Heads at the full rate, towers at a small part of it."""
-        parts = (
-            (self.model.heads, 1.0),
-            (self.model.image_tower, TOWER_PACE),
-            (self.model.text_tower, TOWER_PACE),
-        )
-        groups = [group for part, pace in parts for group in parameter_groups(part, pace * learning_rate)]
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Return the heads at the full learning rate and the towers at ``TOWER_RATE`` of it."""
+        groups = [
+            *weight_decay_groups(self.model.heads, learning_rate),
+            *weight_decay_groups(self.model.image_tower, TOWER_RATE * learning_rate),
+            *weight_decay_groups(self.model.text_tower, TOWER_RATE * learning_rate),
+        ]
         return [group for group in groups if group["params"]]
 
-    def learned(self) -> dict[str, Tensor]:
-        """The parameters that learn, by name."""
-        return learning(self)
+    def trainable(self) -> dict[str, Tensor]:
+        """Return the trainable parameters by name."""
+        return trainable_parameters(self)
 
     def clamp(self) -> None:
-        """As CLIP does."""
+        """Clamp the temperature as CLIP does."""
         self.model.heads.clamp()
 
     def save(self, folder: Path) -> None:
-        """A folder that ``load_encoder`` opens."""
+        """Write a folder that ``load_encoder`` opens."""
         trained_folder.save(folder, self.model)
 
 
-def learning(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a module that learn, by name."""
+def trainable_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a module that require gradients, by name."""
     return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
 
-def parameter_groups(module: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms and the temperature without."""
+def weight_decay_groups(module: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+    """Return two parameter groups: matrices with weight decay; biases, norms and the temperature without."""
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     return [
         {"params": [weight for weight in weights if weight.ndim >= 2], "lr": learning_rate},

@@ -1,4 +1,4 @@
-"""The contrastive losses, over a batch of pairs; other captions of an image are not its negatives."""
+"""Contrastive losses over a batch of pairs. Other captions of the same image are not negatives."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from torch.nn import functional
 
 
 def same_content(images: Tensor, captions: Tensor) -> Tensor:
-    """Which places of a batch's score matrix are no negatives: equal image, or equal caption.
+    """Mark the entries of a batch's score matrix that are not negatives: same image or same caption.
 
     Args:
-        images: (n,) number of each pair's image.
-        captions: (n,) number of each pair's caption.
+        images: (n,) index of each pair's image.
+        captions: (n,) index of each pair's caption.
 
     Returns:
-        (n, n) bool; its diagonal, the pairs themselves, is True.
+        (n, n) bool; True on the diagonal, where the pairs are.
     """
     return (images[:, None] == images[None]) | (captions[:, None] == captions[None])
 
 
 def softmax_loss(cosines: Tensor, log_scale: Tensor, same: Tensor) -> Tensor:
-    """Symmetric cross-entropy: each image finds its caption, each caption its image.
+    """Return the symmetric cross-entropy of images over captions and captions over images.
 
-    Without two pairs of the same content this is CLIP's loss; ln(n) when embeddings say nothing.
+    Equals CLIP's loss if no image or caption repeats; ln(n) for uninformative embeddings.
     Source: Radford et al. 2021, fig. 3.
 
     Args:
-        cosines: (n, n), images by captions, pairs on the diagonal.
+        cosines: (n, n), rows are images, columns captions, pairs on the diagonal.
         log_scale: () logarithm of the learned logit scale.
         same: (n, n) from :func:`same_content`.
     """
@@ -38,14 +38,14 @@ def softmax_loss(cosines: Tensor, log_scale: Tensor, same: Tensor) -> Tensor:
 
 
 def sigmoid_loss(cosines: Tensor, log_scale: Tensor, bias: Tensor, same: Tensor) -> Tensor:
-    """Each image with each caption is a yes or no by itself; places of the same content are left out.
+    """Return the binary cross-entropy of each image with each caption, without entries of the same content.
 
     Source: Zhai et al. 2023, alg. 1.
 
     Args:
-        cosines: (n, n), images by captions, pairs on the diagonal.
+        cosines: (n, n), rows are images, columns captions, pairs on the diagonal.
         log_scale: () logarithm of the learned logit scale.
-        bias: () added after scaling.
+        bias: () logit bias, added after scaling.
         same: (n, n) from :func:`same_content`.
     """
     pairs = torch.eye(len(same), dtype=torch.bool, device=same.device)

@@ -1,4 +1,4 @@
-"""A whole run of ``clipdemo train``: table in, checkpoint folder out, with its figures and its card."""
+"""A whole run of ``clipdemo train``: from a table to a checkpoint folder with figures and a model card."""
 
 from __future__ import annotations
 
@@ -26,47 +26,47 @@ from clipdemo.models.trained.towers import AnyTextTower
 from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.tables.table import Table, open_table
 from clipdemo.train import card, finetune, state
-from clipdemo.train.dataset import Pairs, read_pairs
+from clipdemo.train.dataset import ImageReader, Pairs, read_pairs
 from clipdemo.train.features import FeatureCache
-from clipdemo.train.learner import DualLearner, Learner, Photographs
+from clipdemo.train.learner import DualLearner, Learner, TrainingImages
 from clipdemo.train.loop import History, Progress, Settings, embed, train, translate_step_memory_errors
 from clipdemo.types import ImageItem
 
 METRICS = "metrics.json"
 DIM = 256  # of a new shared space
 DROPOUT = 0.1
-# Of the features before one matrix that starts as ConSE: on 1,024 photographs, less of it learned them by heart
+# Of the input features where the image head starts as ConSE: with less, 1,024 photographs were overfitted
 # after two epochs (docs/training.md).
 PRIOR_DROPOUT = 0.8
-CAPTION_BATCH = 256  # between two writes
-MOST_TO_STANDARDISE = 2000
-# Many pairs at once are many negatives; a tower that learns needs memory for each of them.
+CAPTION_BATCH = 256  # captions encoded between two writes to the feature cache
+MAX_TO_STANDARDISE = 2000
+# Large batches have many negatives; a trained tower needs memory for each pair.
 FROZEN = Settings(epochs=30, batch_size=256, learning_rate=1e-3, seed=0)
-LEARNING = Settings(epochs=10, batch_size=32, learning_rate=1e-3, seed=0)
+UNFROZEN = Settings(epochs=10, batch_size=32, learning_rate=1e-3, seed=0)
 FINE_TUNING = Settings(epochs=5, batch_size=32, learning_rate=1e-4, seed=0, patience=3)
 
 
 @dataclass(frozen=True)
-class TrainRun:
-    """What to do; None where the default is to be taken.
+class TrainOptions:
+    """The options of a run.
 
     Attributes:
-        table: the file with the pairs.
-        output: the folder to make.
-        images: folder that image paths of the table start from.
+        table: file with the pairs.
+        output: folder to create.
+        images: folder that relative image paths start from.
         image_tower: "embedded", a hub name or a folder.
         text_tower: "embedded", a hub name or a folder.
         head: "linear" or "projection".
         unfreeze: "", "image", "text" or "both".
-        base: a CLIP or SigLIP checkpoint to fine-tune instead of joining two towers.
-        adapt: "heads" or "lora", of the base; empty without one.
-        epochs: as in ``loop.Settings``.
-        batch_size: as in ``loop.Settings``.
-        learning_rate: as in ``loop.Settings``.
-        seed: as in ``loop.Settings``, and of the split.
+        base: CLIP or SigLIP checkpoint to fine-tune; None to train two towers with new heads.
+        adapt: "heads" or "lora"; "" without a base.
+        epochs: None for the default, as for the next two.
+        batch_size: pairs per step.
+        learning_rate: the peak.
+        seed: of the split, the batch order, dropout and new weights.
         device: "auto", "cpu" or "cuda".
-        resume: go on with a run that was stopped.
-        command: as it was typed, for the card.
+        resume: continue an interrupted run.
+        command: the command line, for the model card.
     """
 
     table: Path
@@ -88,39 +88,43 @@ class TrainRun:
 
     @property
     def settings(self) -> Settings:
-        """With the defaults that fit what learns."""
-        usual = FINE_TUNING if self.base else LEARNING if self.unfreeze else FROZEN
+        """The hyperparameters, with defaults that suit what is trained."""
+        defaults = FROZEN
+        if self.base:
+            defaults = FINE_TUNING
+        elif self.unfreeze:
+            defaults = UNFROZEN
         return Settings(
-            self.epochs or usual.epochs,
-            self.batch_size or usual.batch_size,
-            self.learning_rate or usual.learning_rate,
+            self.epochs or defaults.epochs,
+            self.batch_size or defaults.batch_size,
+            self.learning_rate or defaults.learning_rate,
             self.seed,
-            patience=usual.patience,
+            patience=defaults.patience,
         )
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came of it.
+class TrainingResult:
+    """The result of a run.
 
     Attributes:
-        folder: the checkpoint.
-        history: of the run.
-        figures: split -> retrieval figures of the weights that were kept, among that split alone.
-        seconds: of this run; a resumed run counts only its own.
-        device: where it ran.
-        pairs: what it learned from.
+        folder: path of the checkpoint.
+        history: of the whole run, also if it was resumed.
+        evaluations: split -> retrieval figures of the kept weights, searched within the split.
+        seconds: of this process; without those before a resume.
+        device: where the model was trained.
+        pairs: the training data.
     """
 
     folder: str
     history: History
-    figures: dict[str, Evaluation]
+    evaluations: dict[str, Evaluation]
     seconds: float
     device: str
     pairs: Pairs
 
     def as_dict(self) -> dict[str, Any]:
-        """Every figure."""
+        """Return everything but the data, ready for JSON."""
         pairs = self.pairs
         return {
             "folder": self.folder,
@@ -132,156 +136,164 @@ class Trained:
             "pairs": {split: len(pairs.of(split)) for split in ("train", "val", "test")},
             "left_out": dict(pairs.left_out),
             "notes": [*pairs.notes, *self.history.notes],
-            "figures": {split: figures.as_dict() for split, figures in self.figures.items()},
+            "figures": {split: evaluation.as_dict() for split, evaluation in self.evaluations.items()},
             "epochs": [asdict(epoch) for epoch in self.history.epochs],
         }
 
 
-def run_training(wanted: TrainRun, show: Callable[[Progress], None], reading: ProgressCallback) -> Trained:
-    """Train on a table and write the checkpoint's folder.
+def run_training(
+    options: TrainOptions, show: Callable[[Progress], None], progress: ProgressCallback
+) -> TrainingResult:
+    """Train on a table and write the checkpoint folder.
 
     Args:
-        wanted: what to do.
-        show: told after every step.
-        reading: told of images read, and encoded where they never were.
+        options: of the run.
+        show: called after each step.
+        progress: called with the number of images read before training; new ones are encoded, too.
 
     Raises:
-        ClipdemoError: one of its children: a table, a tower or a folder that cannot be used, or a run that
-            cannot go on. What was learned by then is kept.
+        ClipdemoError: an unusable table, tower or folder, or a failed run. The best weights so far are kept.
     """
     started = time.perf_counter()
-    table = _open(wanted)
-    device = torch.device(pick_device(wanted.device))
-    settings = wanted.settings
+    table = _open_table(options)
+    device = torch.device(pick_device(options.device))
+    settings = options.settings
     torch.manual_seed(settings.seed)
-    join = _fine_tuned if wanted.base else _joined
-    learner, pairs, origin = join(wanted, table, device, reading)
-    about = {
+    prepare = _prepare_fine_tuning if options.base else _prepare_towers
+    learner, pairs, origin = prepare(options, table, device, progress)
+    identity = {
         "table or images": pairs.fingerprint,
         "model": origin,
         "version of the model's files": learner.fingerprint,
-        "head": wanted.head,
-        "what learns": wanted.unfreeze or wanted.adapt or "the heads alone",
+        "head": options.head,
+        "what learns": options.unfreeze or options.adapt or "the heads alone",
         "device": device.type,
         **{name.replace("_", " "): str(value) for name, value in asdict(settings).items()},
     }
-    history = train(learner, pairs, settings, wanted.output, about, show)
-    with translate_step_memory_errors(settings, wanted.output, history.best):
-        figures = {
+    history = train(learner, pairs, settings, options.output, identity, show)
+    with translate_step_memory_errors(settings, options.output, history.best):
+        evaluations = {
             split: evaluate(*embed(learner, pairs.of(split), settings.batch_size))
             for split in ("val", "test")
             if pairs.image_count(split)
         }
-    done = Trained(
-        printable_name(str(wanted.output)),
+    result = TrainingResult(
+        printable_name(str(options.output)),
         history,
-        figures,
+        evaluations,
         time.perf_counter() - started,
         device.type,
         pairs,
     )
-    with state.writing(wanted.output):
-        write = trained_folder.write_atomically
-        write(wanted.output / METRICS, (json.dumps(done.as_dict(), indent=2) + "\n").encode())
-        write(wanted.output / card.CURVES, card.curves_png(history))
-        text = card.card_text(wanted.command, origin, settings, done.as_dict(), dict(pairs.licences))
-        write(wanted.output / card.CARD, text.encode())
-    state.end(wanted.output)
-    return done
+    _write_results(options, origin, result)
+    return result
 
 
-def _open(wanted: TrainRun) -> Table:
-    """The table, once it is sure that there is something to do and a place for what comes of it."""
-    if wanted.base and (
-        wanted.unfreeze or (wanted.image_tower, wanted.text_tower) != ("embedded", "embedded")
-    ):
-        raise SettingError(
-            "--from takes a whole checkpoint; leave --image-tower, --text-tower and --unfreeze out"
-        )
-    if wanted.adapt and not wanted.base:
-        raise SettingError(
-            "--adapt belongs to --from; name the checkpoint to fine-tune, or leave --adapt out"
-        )
-    if not wanted.table.is_file():
-        raise TableError(f"there is no table {wanted.table}")
-    if not wanted.images.is_dir():
-        raise FileMissingError(f"there is no folder of images {wanted.images}")
-    state.check(wanted.output, resume=wanted.resume)
-    return open_table(printable_name(wanted.table.name), lambda: wanted.table.open("rb"))
+def _open_table(options: TrainOptions) -> Table:
+    """Check the options and the output folder, then open the table."""
+    towers = options.image_tower, options.text_tower
+    if options.base and (options.unfreeze or towers != ("embedded", "embedded")):
+        raise SettingError("--from takes a whole checkpoint; omit --image-tower, --text-tower and --unfreeze")
+    if options.adapt and not options.base:
+        raise SettingError("--adapt requires --from; name the checkpoint to fine-tune, or omit --adapt")
+    if not options.table.is_file():
+        raise TableError(f"there is no table {options.table}")
+    if not options.images.is_dir():
+        raise FileMissingError(f"there is no folder of images {options.images}")
+    state.check_output(options.output, resume=options.resume)
+    return open_table(printable_name(options.table.name), lambda: options.table.open("rb"))
 
 
-def _joined(
-    wanted: TrainRun, table: Table, device: torch.device, reading: ProgressCallback
+def _write_results(options: TrainOptions, origin: str, result: TrainingResult) -> None:
+    """Write metrics, curves and model card, then delete the state."""
+    figures, write = result.as_dict(), trained_folder.write_atomically
+    with state.translate_write_errors(options.output):
+        write(options.output / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
+        write(options.output / card.CURVES, card.curves_png(result.history))
+        text = card.card_text(options.command, origin, options.settings, figures, dict(result.pairs.licences))
+        write(options.output / card.CARD, text.encode())
+    state.remove_state(options.output)
+
+
+def _prepare_towers(
+    options: TrainOptions, table: Table, device: torch.device, progress: ProgressCallback
 ) -> tuple[Learner, Pairs, str]:
-    """Two towers with new heads, their pairs, and where the towers come from."""
-    image_tower, image_from, text_tower, text_from = trained_folder.open_towers(
-        wanted.image_tower, wanted.text_tower, wanted.unfreeze
+    """Return two towers with new heads, their pairs, and the names of the towers."""
+    image_tower, image_reference, text_tower, text_reference = trained_folder.open_towers(
+        options.image_tower, options.text_tower, options.unfreeze
     )
-    prior = image_from.origin == text_from.origin == recipes.EMBEDDED
+    prior = image_reference.origin == text_reference.origin == recipes.EMBEDDED
     recipe = recipes.Recipe(
-        image_from,
-        text_from,
-        wanted.head,
+        image_reference,
+        text_reference,
+        options.head,
         text_tower.dim if prior else DIM,
         prior,
-        PRIOR_DROPOUT if prior and wanted.head == "linear" else DROPOUT,
+        PRIOR_DROPOUT if prior and options.head == "linear" else DROPOUT,
     )
     model = trained_folder.DualEncoder(recipe, image_tower, text_tower).eval().to(device)
     limits = Limits.from_environment()
-    kept = None if recipe.image_tower.learned else FeatureCache(image_tower.fingerprint, image_tower.dim)
+    locate = folder_locator(options.images, limits)
+    if recipe.image_tower.learned:
+        image_features = None
+        pairs = read_pairs(table, ImageReader(locate, limits, progress), options.seed)
+    else:
+        cache = FeatureCache(image_tower.fingerprint, image_tower.dim)
 
-    def take(items: Sequence[ImageItem]) -> None:
-        if kept is not None:
+        def encode(items: Sequence[ImageItem]) -> None:
             rows = tower_features.image_features(image_tower, items, device).cpu().numpy()
-            kept.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
+            cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
-    locate, known = folder_locator(wanted.images, limits), kept.known if kept else set[str]()
-    pairs = read_pairs(table, locate, limits, wanted.seed, known, take, reading)
-    images = None
-    if kept:
-        images = torch.from_numpy(kept.rows(pairs.sha256)).to(device)
-        kept.close()
-    captions = None if recipe.text_tower.learned else _caption_features(text_tower, pairs.captions, device)
-    photographs = Photographs(pairs.images, limits, wanted.seed)
-    learner = DualLearner(model, images, captions, photographs, pairs.captions)
+        reader = ImageReader(locate, limits, progress, cache.known, encode)
+        pairs = read_pairs(table, reader, options.seed)
+        image_features = torch.from_numpy(cache.rows(pairs.sha256)).to(device)
+        cache.close()
+    caption_features = (
+        None if recipe.text_tower.learned else _caption_features(text_tower, pairs.captions, device)
+    )
+    images = TrainingImages(pairs.images, limits, options.seed)
+    learner = DualLearner(model, image_features, caption_features, images, pairs.captions)
     _standardise(learner, pairs)
-    names = (f"{each.name}{'@' + each.revision if each.revision else ''}" for each in (image_from, text_from))
+    names = (
+        f"{reference.name}@{reference.revision}" if reference.revision else reference.name
+        for reference in (image_reference, text_reference)
+    )
     return learner, pairs, " and ".join(names)
 
 
-def _fine_tuned(
-    wanted: TrainRun, table: Table, device: torch.device, reading: ProgressCallback
+def _prepare_fine_tuning(
+    options: TrainOptions, table: Table, device: torch.device, progress: ProgressCallback
 ) -> tuple[Learner, Pairs, str]:
-    """A checkpoint of the CLIP or SigLIP family that goes on learning, its pairs, and its name."""
+    """Return a CLIP or SigLIP checkpoint to fine-tune, its pairs, and its name."""
     limits = Limits.from_environment()
-    base = finetune.open_base(wanted.base or "")
-    locate = folder_locator(wanted.images, limits)
-    pairs = read_pairs(table, locate, limits, wanted.seed, set(), lambda items: None, reading)
-    photographs = Photographs(pairs.images, limits, wanted.seed)
-    learner = finetune.WholeLearner(base, wanted.adapt, photographs, pairs.captions, device)
+    base = finetune.open_base(options.base or "")
+    reader = ImageReader(folder_locator(options.images, limits), limits, progress)
+    pairs = read_pairs(table, reader, options.seed)
+    images = TrainingImages(pairs.images, limits, options.seed)
+    learner = finetune.FineTuneLearner(base, options.adapt, images, pairs.captions, device)
     return learner, pairs, f"{base.checkpoint.id}@{base.checkpoint.revision}"
 
 
 def _caption_features(tower: AnyTextTower, captions: Sequence[str], device: torch.device) -> Tensor:
-    """(len(captions), dim) features, from disk where they are known."""
+    """Return (len(captions), dim) features, from the cache where possible."""
     cache = FeatureCache(tower.fingerprint, tower.dim)
     keys = [hashlib.sha256(caption.encode()).hexdigest() for caption in captions]
     new = {key: text for key, text in zip(keys, captions, strict=True) if key not in cache.known}
-    by_length = sorted(new, key=lambda key: (len(new[key]), key))  # a batch is as wide as its longest
+    by_length = sorted(new, key=lambda key: (len(new[key]), key))  # a batch is padded to its longest caption
     for start in range(0, len(by_length), CAPTION_BATCH):
-        some = by_length[start : start + CAPTION_BATCH]
-        rows = tower_features.caption_features(tower, [new[key] for key in some], device).cpu().numpy()
-        cache.add(dict(zip(some, rows, strict=True)))
-    found = cache.rows(keys)
+        batch = by_length[start : start + CAPTION_BATCH]
+        rows = tower_features.caption_features(tower, [new[key] for key in batch], device).cpu().numpy()
+        cache.add(dict(zip(batch, rows, strict=True)))
+    features = cache.rows(keys)
     cache.close()
-    return torch.from_numpy(found).to(device)
+    return torch.from_numpy(features).to(device)
 
 
 def _standardise(learner: DualLearner, pairs: Pairs) -> None:
-    """Tell the heads how features of the training split are spread; some are enough."""
+    """Fit the heads' mean and deviation to features of a part of the training split."""
     training = pairs.of("train")
-    images, captions = (np.unique(training[:, side])[:MOST_TO_STANDARDISE] for side in (0, 1))
+    images, captions = (np.unique(training[:, side])[:MAX_TO_STANDARDISE] for side in (0, 1))
     learner.begin_validation()
     with torch.inference_mode():
-        learner.model.heads.image.fit(learner.image_rows(images))
-        learner.model.heads.caption.fit(learner.caption_rows(captions))
+        learner.model.heads.image.fit(learner.image_features(images))
+        learner.model.heads.caption.fit(learner.caption_features(captions))

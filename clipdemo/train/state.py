@@ -1,8 +1,13 @@
-"""What a training run needs to go on: written whole or not at all, read without running anything."""
+"""The folder of a training run: the checkpoint, the log, and the state from which an interrupted run resumes.
+
+Files are replaced atomically. The state is loaded as tensors and plain values only, so it cannot run code.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,23 +24,23 @@ from clipdemo.models.trained import folder as trained_folder
 from clipdemo.train.learner import Learner
 
 STATE, LOG = "state.pt", "log.jsonl"
-SHORT = 20  # letters of a setting that are worth repeating; a fingerprint has more
+LONGEST_VALUE = 20  # characters of a setting that are worth repeating in a message; fingerprints are longer
 
 
 @dataclass
 class State:
-    """Where a run is.
+    """The position of a run and its results so far.
 
     Attributes:
-        step: steps done.
-        epoch: epochs done.
-        loss_sum: of the steps of this epoch.
-        history: one entry for each epoch done.
+        step: completed steps.
+        epoch: completed epochs.
+        loss_sum: over the steps of the current epoch.
+        history: one ``loop.Epoch`` as a dictionary for each completed epoch.
         best: number of the epoch with the best validation recall, from 1; 0 before the first.
-        best_recall: its recall.
-        best_weights: what was learned by then.
-        log_lines: lines of the log that belong to these steps.
-        threads: of torch on the CPU; matrix products sum in another order with another count.
+        best_recall: validation recall of that epoch, 0 to 1.
+        best_weights: trained parameters of that epoch, by name.
+        log_lines: lines of the log that belong to the completed steps.
+        threads: CPU threads of torch; the count affects the last bits of matrix products.
     """
 
     step: int = 0
@@ -49,126 +54,183 @@ class State:
     threads: int = field(default_factory=torch.get_num_threads)
 
 
-def begin(
-    folder: Path,
-    about: Mapping[str, str],
-    learner: Learner,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> State:
-    """The state in the folder, put into learner, optimiser and schedule; a new one where there is none.
+@dataclass
+class RunFolder:
+    """Saves and restores one run; call ``begin`` first and ``finish`` last.
 
-    Raises:
-        LedgerError: a state of another run, or a broken one.
-        OutputError: the folder cannot be written.
+    Attributes:
+        path: the folder.
+        identity: name and value of everything that a resumed run must share with the run it continues.
+        saved_at: ``time.perf_counter()`` of the last save.
     """
-    device = learner.log_scale.device
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / STATE).exists():
-            (folder / LOG).write_bytes(b"")
-            save(folder, about, learner, optimiser, schedule, State())
-            return State()
-    try:
-        held = torch.load(folder / STATE, map_location=device, weights_only=True)
-        before = held["about"]
-    except (OSError, RuntimeError, EOFError, UnpicklingError, LookupError, TypeError) as error:
-        raise LedgerError(f"{folder / STATE} is broken; start anew in another folder") from error
-    differing = [_said(key, before.get(key)) for key in about if before.get(key) != about[key]]
-    if differing:
-        raise LedgerError(
-            f"the run to resume differs in {' and '.join(differing)}; resume it with the same command, or "
-            "start anew in another folder"
+
+    path: Path
+    identity: Mapping[str, str]
+    learner: Learner
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    state: State = field(default_factory=State)
+    saved_at: float = field(default_factory=time.perf_counter)
+
+    def begin(self) -> None:
+        """Restore the state in the folder, or create the folder with a new state.
+
+        Raises:
+            LedgerError: the state belongs to another run, or is broken.
+            OutputError: the folder cannot be written.
+        """
+        if (self.path / STATE).exists():
+            self._restore()
+            return
+        with translate_write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / LOG).write_bytes(b"")
+        self.save()
+
+    def log(self, entry: Mapping[str, Any]) -> None:
+        """Append an entry to the log.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        with translate_write_errors(self.path), (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+        self.state.log_lines += 1
+
+    def save(self) -> None:
+        """Write the state.
+
+        Raises:
+            OutputError: the folder cannot be written; the previous state stays readable.
+        """
+        device = self.learner.log_scale.device
+        out = io.BytesIO()
+        torch.save(
+            {
+                "about": dict(self.identity),
+                "weights": {name: weight.detach() for name, weight in self.learner.trainable().items()},
+                "optimiser": self.optimiser.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "state": vars(self.state),
+            },
+            out,
         )
-    put(learner, held["weights"])
-    optimiser.load_state_dict(held["optimiser"])
-    schedule.load_state_dict(held["schedule"])
-    torch.set_rng_state(held["random"].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(held["random_cuda"].cpu(), device)
-    now = State(**held["state"])
-    with writing(folder):
-        lines = (folder / LOG).read_text("utf-8").splitlines(keepends=True) if (folder / LOG).exists() else []
-        trained_folder.write_atomically(folder / LOG, "".join(lines[: now.log_lines]).encode())
-    return now
+        with translate_write_errors(self.path):
+            trained_folder.write_atomically(self.path / STATE, out.getvalue())
+        self.saved_at = time.perf_counter()
+
+    def save_best(self, recall: float) -> None:
+        """Record the epoch just completed as the best one and write its weights as the checkpoint.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        trainable = self.learner.trainable()
+        self.state.best, self.state.best_recall = self.state.epoch, recall
+        self.state.best_weights = {name: weight.detach().clone() for name, weight in trainable.items()}
+        self._write_checkpoint()
+
+    def finish(self) -> None:
+        """Load the best weights into the learner and write the checkpoint.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        self._load(self.state.best_weights)
+        self._write_checkpoint()  # again: a run killed in save_best may have left a partial checkpoint
+
+    def _restore(self) -> None:
+        device = self.learner.log_scale.device
+        try:
+            saved = torch.load(self.path / STATE, map_location=device, weights_only=True)
+            identity = saved["about"]
+        except (OSError, RuntimeError, EOFError, UnpicklingError, LookupError, TypeError) as error:
+            raise LedgerError(f"{self.path / STATE} is broken; start again in another folder") from error
+        differences = [
+            _difference(name, identity.get(name))
+            for name, value in self.identity.items()
+            if identity.get(name) != value
+        ]
+        if differences:
+            raise LedgerError(
+                f"the run to resume differs in {' and '.join(differences)}; resume it with the same command, "
+                "or start again in another folder"
+            )
+        self._load(saved["weights"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.schedule.load_state_dict(saved["schedule"])
+        torch.set_rng_state(saved["random"].cpu())
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(saved["random_cuda"].cpu(), device)
+        self.state = State(**saved["state"])
+        self._cut_log()
+
+    def _cut_log(self) -> None:
+        """Remove the log entries of steps that will be repeated."""
+        log = self.path / LOG
+        with translate_write_errors(self.path):
+            lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
+            trained_folder.write_atomically(log, "".join(lines[: self.state.log_lines]).encode())
+
+    def _load(self, weights: Mapping[str, Tensor]) -> None:
+        trainable = self.learner.trainable()
+        with torch.no_grad():
+            for name, weight in weights.items():
+                trainable[name].copy_(weight)
+
+    def _write_checkpoint(self) -> None:
+        with translate_write_errors(self.path):
+            self.learner.save(self.path)
 
 
-def _said(key: str, before: str | None) -> str:
-    """What differs, with what it was where that is short."""
-    return f"{key} (it had {before})" if before and len(before) <= SHORT else key
-
-
-def save(
-    folder: Path,
-    about: Mapping[str, str],
-    learner: Learner,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    now: State,
-) -> None:
-    """Write everything down.
+def check_output(folder: Path, *, resume: bool) -> None:
+    """Check that a run may write to a folder; existing files are never overwritten by accident.
 
     Raises:
-        OutputError: the folder cannot be written; what it held before can still be read.
-    """
-    device = learner.log_scale.device
-    out = io.BytesIO()
-    torch.save(
-        {
-            "about": dict(about),
-            "weights": {name: weight.detach() for name, weight in learner.learned().items()},
-            "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "state": vars(now),
-        },
-        out,
-    )
-    with writing(folder):
-        trained_folder.write_atomically(folder / STATE, out.getvalue())
-
-
-def put(learner: Learner, weights: Mapping[str, Tensor]) -> None:
-    """Give the learner these weights."""
-    learned = learner.learned()
-    with torch.no_grad():
-        for name, weight in weights.items():
-            learned[name].copy_(weight)
-
-
-def check(folder: Path, *, resume: bool) -> None:
-    """Whether a run may write there; nothing that is there already is overwritten by accident.
-
-    Raises:
-        LedgerError: a run was stopped there, or there is nothing to resume.
-        OutputError: the folder holds something else.
+        LedgerError: the folder contains an interrupted run and ``resume`` is False.
+        OutputError: the folder contains something else.
     """
     if (folder / STATE).exists():
         if not resume:
             raise LedgerError(
-                f"{folder} holds a run that was stopped; add --resume to go on, or name another folder"
+                f"{folder} contains an interrupted run; add --resume to continue it, or name another folder"
             )
     elif folder.exists() and (not folder.is_dir() or any(file.name != LOG for file in folder.iterdir())):
         raise OutputError(
-            f"{folder} is there already, and holds no run that was stopped; name another folder"
+            f"{folder} already exists and does not contain an interrupted run; name another folder"
         )
 
 
-def end(folder: Path) -> None:
-    """The run is complete: there is nothing to go on with."""
-    with writing(folder):
+def remove_state(folder: Path) -> None:
+    """Delete the state of a completed run.
+
+    Raises:
+        OutputError: the file cannot be deleted.
+    """
+    with translate_write_errors(folder):
         (folder / STATE).unlink(missing_ok=True)
 
 
+def best_weights_note(folder: Path, best: int) -> str:
+    """Return the end of an error message: where the weights of the epoch ``best`` are; "" for 0."""
+    return f"; the weights of epoch {best} are kept in {folder}" if best else ""
+
+
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """A full disk and the like, in words."""
+def translate_write_errors(folder: Path) -> Iterator[None]:
+    """Turn a full disk and other write errors into an :class:`OutputError`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
-            f"{folder} cannot be written ({reason}); make room and go on with --resume; the best weights so far are "
-            "kept there"
+            f"{folder} cannot be written ({reason}); free some disk space and continue with --resume; the "
+            "best weights so far are kept there"
         ) from error
+
+
+def _difference(name: str, before: str | None) -> str:
+    """Return the name of a setting, with its earlier value if that is short."""
+    return f"{name} (it was {before})" if before and len(before) <= LONGEST_VALUE else name

@@ -1,7 +1,7 @@
-"""Runs the real command in processes of its own, which can be stopped and killed like any other.
+"""Runs the real command in separate processes, which can be stopped and killed like any other.
 
 Importing torch takes seconds, so one process (``python commands.py``) imports it once and forks: a child runs
-``clipdemo.cli.app.main`` with its own arguments, folder and streams, and is gone afterwards.
+``clipdemo.cli.app.main`` with its own arguments, folder and streams, and then exits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment() -> dict[str, str]:
-    """Offline, one width, one thread: what is computed does not hang on the machine's cores."""
+    """Return variables for reproducible runs: offline, fixed terminal width, one thread."""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended; a negative code is the signal that killed it."""
+    """The result of a command; a negative code is the signal that killed it."""
 
     code: int
     out: str
@@ -45,25 +45,25 @@ class Ended:
 
 
 class Running:
-    """A command that may still run."""
+    """A command that may still be running."""
 
     def __init__(self, pid: int, streams: Path, server: Commands) -> None:
         self.pid, self._streams, self._server = pid, streams, server
         self._code: int | None = None
 
     def ended(self) -> bool:
-        """Whether it is over, by itself or not."""
+        """Whether the command has exited or was killed."""
         if self._code is None:
             self._code = self._server.ask({"poll": self.pid})["code"]
         return self._code is not None
 
     def send(self, number: signal.Signals) -> None:
-        """Signal it, unless it is over; its number is not given to another process before it is waited for."""
+        """Send a signal, unless the command has ended; its PID is not reused before ``wait``."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self) -> Ended:
-        """Wait for its end."""
+        """Wait for the command to end."""
         if self._code is None:
             self._code = self._server.ask({"wait": self.pid})["code"]
         out, err = (self._streams.with_suffix(end).read_text("utf-8") for end in (".out", ".err"))
@@ -71,7 +71,7 @@ class Running:
 
 
 class Commands:
-    """The process that forks."""
+    """The process that forks the commands."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
@@ -81,18 +81,18 @@ class Commands:
         )
 
     def start(self, *arguments: object, cwd: Path) -> Running:
-        """``clipdemo`` with these arguments."""
+        """Start ``clipdemo`` with these arguments."""
         self._count += 1
         streams = self._folder / f"run-{self._count}"
         pid = self.ask({"argv": list(map(str, arguments)), "cwd": str(cwd), "streams": str(streams)})["pid"]
         return Running(pid, streams, self)
 
     def run(self, *arguments: object, cwd: Path) -> Ended:
-        """The same, to its end."""
+        """Run ``clipdemo`` with these arguments and wait for it."""
         return self.start(*arguments, cwd=cwd).wait()
 
     def ask(self, question: dict[str, object]) -> dict[str, int | None]:
-        """One line there, one line back."""
+        """Send one line, return the answer."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(question) + "\n")
@@ -100,14 +100,14 @@ class Commands:
         return json.loads(self._server.stdout.readline())
 
     def close(self) -> None:
-        """End the process that forks; taking torch down in good order takes seconds."""
+        """Kill the forking process; a regular exit of torch takes seconds."""
         self._server.kill()
         self._server.communicate()
 
 
 @contextmanager
 def forking(folder: Path) -> Iterator[Commands]:
-    """Commands that start in no time."""
+    """Yield commands that start quickly."""
     commands = Commands(folder)
     try:
         yield commands
@@ -116,14 +116,14 @@ def forking(folder: Path) -> Iterator[Commands]:
 
 
 def fresh(arguments: Sequence[object], cwd: Path, **more: str) -> Ended:
-    """``python -m clipdemo`` as a person runs it."""
+    """Run ``python -m clipdemo`` in a new interpreter."""
     command = [sys.executable, "-m", "clipdemo", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=environment() | more, capture_output=True, check=False)
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def _become(question: dict[str, str], arguments: list[str]) -> NoReturn:
-    """Turn this forked process into the command; never returns."""
+    """Run the command in this forked process; never returns."""
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     for number, end in ((1, ".out"), (2, ".err")):
@@ -144,11 +144,11 @@ def _become(question: dict[str, str], arguments: list[str]) -> NoReturn:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)  # taking torch down again takes seconds
+        os._exit(code)  # a regular exit of torch takes seconds
 
 
 def _serve() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal of the tests is theirs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is for pytest
     import torch
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
@@ -156,13 +156,13 @@ def _serve() -> None:
 
     torch.set_num_threads(1)
     samples.sample_items()
-    assert CLIPModel and CLIPImageProcessorPil and CLIPTokenizer  # noqa: PT018 - resolved late, so named here
+    assert CLIPModel and CLIPImageProcessorPil and CLIPTokenizer  # noqa: PT018 - lazy names
     codes: dict[int, int] = {}
     for line in sys.stdin:
         question = json.loads(line)
         if "argv" in question:
             for end in (".out", ".err"):
-                Path(question["streams"] + end).touch()  # it may be killed before it opens them
+                Path(question["streams"] + end).touch()  # the child may be killed before it opens them
             pid = os.fork()
             if pid == 0:
                 _become(question, question["argv"])
@@ -174,16 +174,16 @@ def _serve() -> None:
                 if done:
                     codes[pid] = os.waitstatus_to_exitcode(status)
             answer = {"code": codes.get(pid)}
-        print(json.dumps(answer), flush=True)  # noqa: T201 - the other end reads it
+        print(json.dumps(answer), flush=True)  # noqa: T201 - read by Commands.ask
 
 
 def wait_until(holds, running: Running, seconds: float = 60.0) -> bool:
-    """Whether ``holds()`` came true before the command ended."""
+    """Whether ``holds()`` became true before the command ended."""
     deadline = time.monotonic() + seconds
     while not holds():
         if running.ended():
             return False
-        assert time.monotonic() < deadline, "the command neither went on nor ended"
+        assert time.monotonic() < deadline, "the command made no progress and did not end"
         time.sleep(0.002)
     return True
 

@@ -1,4 +1,4 @@
-"""The real command, in a process of its own, on a small real checkpoint: what it writes, says and survives."""
+"""The real command in its own process, with a small real checkpoint: output, errors, interruptions."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def commands(tmp_path_factory):
 
 @pytest.fixture
 def clipdemo(commands, colour_clip, place):
-    """Runs a command in ``place`` with the colour checkpoint; ``checkpoints`` takes none."""
+    """Runs a command in ``place`` with the colour checkpoint."""
 
     def run(*arguments):
         return commands.run(*arguments, "--checkpoint", colour_clip, "--device", "cpu", cwd=place)
@@ -81,7 +81,7 @@ NUMBERS = {"similarity": 0.005, "percentile": 1.0}
 
 
 def golden(name, found, tmp_path):
-    """The golden text of that name; what was found instead is kept where one can look at it."""
+    """Return the golden text and a message; the actual text is saved next to the test's other files."""
     kept = tmp_path / name
     kept.write_text(found, "utf-8", newline="")
     path = GOLDEN / name
@@ -89,7 +89,7 @@ def golden(name, found, tmp_path):
     return path.read_bytes().decode(), f"{path} differs from {kept}"
 
 
-def test_pairs_writes_and_says_what_the_golden_files_hold(place, colour_clip, tmp_path):
+def test_pairs_writes_and_prints_the_golden_output(place, colour_clip, tmp_path):
     (place / "copy.png").write_bytes(SQUARES["blue.png"])
     (place / "small.csv").write_bytes(csv_of(SMALL, ("image", "caption", "note", "note")))
     ended = fresh(["pairs", "small.csv", "--checkpoint", colour_clip, "--device", "cpu"], place)
@@ -99,18 +99,18 @@ def test_pairs_writes_and_says_what_the_golden_files_hold(place, colour_clip, tm
     found_rows, rows = (list(csv.reader(io.StringIO(text, newline=""))) for text in (found, expected))
     assert found_rows[0] == rows[0], differs
     for found_row, row in zip(found_rows, rows, strict=True):
-        for column, cell, wanted in zip(rows[0], found_row, row, strict=True):
-            if column in NUMBERS and wanted and wanted != column:
-                # The checkpoint is trained on the spot: another processor, other last digits.
-                assert float(cell) == pytest.approx(float(wanted), abs=NUMBERS[column]), differs
-                assert len(cell.partition(".")[2]) == len(wanted.partition(".")[2]), differs
+        for column, cell, expected_cell in zip(rows[0], found_row, row, strict=True):
+            if column in NUMBERS and expected_cell and expected_cell != column:
+                # The checkpoint is trained during the test, so last digits vary by processor.
+                assert float(cell) == pytest.approx(float(expected_cell), abs=NUMBERS[column]), differs
+                assert len(cell.partition(".")[2]) == len(expected_cell.partition(".")[2]), differs
             else:
-                assert cell == wanted, differs
-    said = re.sub(r"[\d,.]+ s\b", "N s", ended.out)
-    said = re.sub(r"\([\d,.]+/s\)", "(N/s)", said)
-    said = re.sub(r"peak memory [\d,]+ MB", "peak memory N MB", said).replace(colour_clip.name, "CHECKPOINT")
-    expected, differs = golden("small.txt", said, tmp_path)
-    assert said == expected, differs
+                assert cell == expected_cell, differs
+    text = re.sub(r"[\d,.]+ s\b", "N s", ended.out)
+    text = re.sub(r"\([\d,.]+/s\)", "(N/s)", text)
+    text = re.sub(r"peak memory [\d,]+ MB", "peak memory N MB", text).replace(colour_clip.name, "CHECKPOINT")
+    expected, differs = golden("small.txt", text, tmp_path)
+    assert text == expected, differs
 
 
 # ---- hostile tables
@@ -176,7 +176,7 @@ def test_a_hostile_table_is_scored_row_by_row(place, clipdemo):
     assert is_inert(Page((place / "report.html").read_text("utf-8")))
 
 
-def test_another_encoding_is_read_and_said(place, clipdemo):
+def test_another_encoding_is_read_and_noted(place, clipdemo):
     (place / "in.csv").write_bytes("image;caption\nred.png;a red façade\n".encode("cp1252"))
     ended = clipdemo("pairs", "in.csv")
     assert ended.code == 0
@@ -199,7 +199,7 @@ def test_another_encoding_is_read_and_said(place, clipdemo):
         (b"image,caption\n", ["--config", "run.yaml"], r"run\.yaml cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(place, clipdemo, data, arguments, words):
+def test_errors_are_one_sentence_and_exit_code_2(place, clipdemo, data, arguments, words):
     if data is not None:
         (place / "in.csv").write_bytes(data)
     before = sorted(place.iterdir())
@@ -218,7 +218,7 @@ def test_what_cannot_be_done_is_one_sentence_and_exit_code_2(place, clipdemo, da
         (["nonsense"], "nonsense"),
     ],
 )
-def test_a_wrong_use_is_told_with_exit_code_2(place, commands, arguments, words):
+def test_usage_errors_have_exit_code_2(place, commands, arguments, words):
     ended = commands.run(*arguments, cwd=place)
     assert (ended.code, ended.out) == (2, "")
     assert re.search(words, ended.err)
@@ -226,7 +226,7 @@ def test_a_wrong_use_is_told_with_exit_code_2(place, commands, arguments, words)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_gpu_that_is_not_there_is_told(place, commands, colour_clip):
+def test_a_missing_gpu_is_an_error(place, commands, colour_clip):
     (place / "in.csv").write_bytes(csv_of(RIGHT))
     ended = commands.run("pairs", "in.csv", "--checkpoint", colour_clip, "--device", "cuda", cwd=place)
     assert is_one_sentence(ended, "this machine lacks a cuda device")
@@ -234,18 +234,18 @@ def test_a_gpu_that_is_not_there_is_told(place, commands, colour_clip):
     assert is_one_sentence(ended, "neither the folder of a checkpoint on this machine nor a hub name")
 
 
-# ---- what a run gives
+# ---- output
 
 
-def test_pairs_gives_json_pictures_and_a_report(place, clipdemo):
+def test_pairs_writes_json_pictures_and_a_report(place, clipdemo):
     (place / "in.tsv").write_text("\n".join("\t".join(row) for row in [("url", "text"), *RIGHT]), "utf-8")
     ended = clipdemo("pairs", "in.tsv", "--json", "--figures", "f", "--report", "r.html", "--output", "o.csv")
     assert (ended.code, ended.err) == (0, "")
-    told = json.loads(ended.out)
-    assert (told["summary"]["scored"], told["summary"]["failed"]) == (8, 0)
-    assert told["summary"]["text_to_image"]["recall"]["1"] == 1.0
-    assert told["files"] == ["o.csv", "f/image_captions.png", "f/similarity_matrix.png", "r.html"]
-    for name in told["files"][1:3]:
+    data = json.loads(ended.out)
+    assert (data["summary"]["scored"], data["summary"]["failed"]) == (8, 0)
+    assert data["summary"]["text_to_image"]["recall"]["1"] == 1.0
+    assert data["files"] == ["o.csv", "f/image_captions.png", "f/similarity_matrix.png", "r.html"]
+    for name in data["files"][1:3]:
         with Image.open(place / name) as picture:
             picture.load()
             assert picture.format == "PNG"
@@ -255,7 +255,7 @@ def test_pairs_gives_json_pictures_and_a_report(place, clipdemo):
     assert read(place / "o.csv")[0][:2] == ["url", "text"]
 
 
-def test_a_config_file_says_what_the_command_line_does_not(place, commands, colour_clip):
+def test_a_config_file_supplies_settings(place, commands, colour_clip):
     photos, table = place / "photos", place / "tables"
     photos.mkdir()
     table.mkdir()
@@ -267,14 +267,14 @@ def test_a_config_file_says_what_the_command_line_does_not(place, commands, colo
     (place / "run.yaml").write_text(settings)
     ended = commands.run("pairs", "--config", "run.yaml", "--json", cwd=place)
     assert (ended.code, ended.err) == (0, "")
-    told = json.loads(ended.out)
-    assert (told["checkpoint"], told["device"]) == (colour_clip.name, "cpu")
+    data = json.loads(ended.out)
+    assert (data["checkpoint"], data["device"]) == (colour_clip.name, "cpu")
     (place / "run.yaml").write_text(settings + "colour: red\n")
     ended = commands.run("pairs", "--config", "run.yaml", "--json", cwd=place)
-    assert is_one_sentence(ended, "'colour' is no setting; use csv_path, image_path")
+    assert is_one_sentence(ended, "unknown setting 'colour'; use csv_path, image_path")
 
 
-def test_rank_in_words_json_and_csv(place, clipdemo):
+def test_rank_as_text_json_and_csv(place, clipdemo):
     (place / "captions.txt").write_text("\ufeffa blue square\n\na red square\n", "utf-8")
     arguments = ["rank", ".", "--caption", "a red square", "--captions", "captions.txt", "--top", 2]
     ended = clipdemo(*arguments, "--output", "rank.csv")
@@ -284,8 +284,8 @@ def test_rank_in_words_json_and_csv(place, clipdemo):
     assert lines[1].endswith("red.png")
     assert lines[4].endswith("blue.png")
     assert len(read(place / "rank.csv")) == 1 + 2 * 8
-    told = json.loads(clipdemo(*arguments, "--json").out)
-    assert [query["hits"][0]["name"] for query in told["queries"]] == ["red.png", "blue.png"]
+    data = json.loads(clipdemo(*arguments, "--json").out)
+    assert [query["hits"][0]["name"] for query in data["queries"]] == ["red.png", "blue.png"]
 
 
 def test_matrix_as_csv_json_and_png(place, clipdemo):
@@ -297,8 +297,8 @@ def test_matrix_as_csv_json_and_png(place, clipdemo):
     assert float(red[1]) > float(blue[1])
     with Image.open(place / "m.png") as picture:
         assert picture.format == "PNG"
-    told = json.loads(clipdemo(*arguments, "--json", "--output", "m.csv").out)
-    assert told["cosine"][0][0] == pytest.approx(float(red[1]), abs=1e-5)
+    data = json.loads(clipdemo(*arguments, "--json", "--output", "m.csv").out)
+    assert data["cosine"][0][0] == pytest.approx(float(red[1]), abs=1e-5)
     assert (place / "m.csv").read_bytes().startswith(b"\xef\xbb\xbf")
 
 
@@ -315,9 +315,9 @@ def test_images_left_out_are_named_and_exit_code_is_1(place, clipdemo, command):
 
 
 def test_checkpoints_are_listed(place, commands):
-    told = json.loads(commands.run("checkpoints", "--json", cwd=place).out)
-    assert [entry["id"] for entry in told["checkpoints"]] == list(CATALOGUE)
-    assert told["checkpoints"][0]["here"] is True
+    data = json.loads(commands.run("checkpoints", "--json", cwd=place).out)
+    assert [entry["id"] for entry in data["checkpoints"]] == list(CATALOGUE)
+    assert data["checkpoints"][0]["here"] is True
     ended = commands.run("checkpoints", cwd=place)
     assert (ended.code, ended.err) == (0, "")
     assert "embedded  (Embedded model, on this machine)" in ended.out
@@ -325,7 +325,11 @@ def test_checkpoints_are_listed(place, commands):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pairs", "--help"]])
 def test_help_imports_no_framework(place, arguments):
-    code = "import sys; from clipdemo.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    code = (
+        "import sys; from clipdemo.cli.app import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment(),
@@ -342,13 +346,13 @@ def test_help_imports_no_framework(place, arguments):
 
 # ---- stopped runs
 
-# Every caption another one: each chunk of rows has something to encode.
+# Captions are all different, so that each chunk of rows has something to encode.
 LONG = [(f"{colour}.png", f"{n} a {colour} square among others") for n in range(112) for colour in COLOURS]
 
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory, commands, colour_clip):
-    """A table of 896 rows, what starts a run of it, where that writes to, and the bytes of an unbroken run."""
+    """A function that starts a run on 896 rows, its output file, and the bytes of an uninterrupted run."""
     place = tmp_path_factory.mktemp("long")
     for name, data in SQUARES.items():
         (place / name).write_bytes(data)
@@ -367,10 +371,10 @@ def lines_of(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_run_killed_again_and_again_ends_as_if_it_had_never_been(long):
+def test_a_run_killed_repeatedly_ends_with_the_same_output(long):
     start, output, whole = long
     progress = output.with_name("output.csv.progress")
-    chance, kills = random.Random(), 0  # other moments each time; any of them must do
+    chance, kills = random.Random(), 0  # the moments vary from run to run; all must work
     for reached in (0, 1, 65, 129, 257, 449, 577, 705):
         running = start("--resume")
         wait_until(lambda reached=reached: lines_of(output) >= reached, running)

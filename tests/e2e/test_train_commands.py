@@ -1,4 +1,4 @@
-"""``clipdemo train`` and ``evaluate`` as a person runs them, killed and resumed; what comes of it opens everywhere."""
+"""``clipdemo train`` and ``evaluate`` in their own processes: killed, resumed, and the folder used."""
 
 import json
 import signal
@@ -42,7 +42,7 @@ def model(train, place):
     return place / "model", ended
 
 
-def test_it_says_how_far_it_is_and_what_came_of_it(model):
+def test_train_prints_progress_and_results(model):
     folder, ended = model
     lines = ended.err.splitlines()
     assert lines[0].startswith("epoch 1/40, step 7/280: loss ")
@@ -52,7 +52,7 @@ def test_it_says_how_far_it_is_and_what_came_of_it(model):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_stopped_resumes_to_the_same_weights(number, train, place, model):
+def test_an_interrupted_run_resumes_to_the_same_weights(number, train, place, model):
     output = f"stopped-{number}"
     log = place / output / "log.jsonl"
     running = train(output, "--epochs", 40)
@@ -68,7 +68,7 @@ def test_a_run_that_is_stopped_resumes_to_the_same_weights(number, train, place,
     assert weights[0] == weights[1]
 
 
-def test_rank_pairs_and_evaluate_take_the_folder(commands, place, model):
+def test_rank_pairs_and_evaluate_accept_the_folder(commands, place, model):
     ended = commands.run(
         *("rank", "0.png", "20.png", "--caption", "red left plain", "--checkpoint", "./model", "--json"),
         cwd=place,
@@ -81,13 +81,13 @@ def test_rank_pairs_and_evaluate_take_the_folder(commands, place, model):
         *("evaluate", "pairs.csv", "--checkpoint", "./model", "--split", "val", "--json"), cwd=place
     )
     assert ended.code == 0, ended.err
-    found = json.loads(ended.out)
-    said = json.loads((model[0] / "metrics.json").read_text())
-    recall = found["sources"]["all"]["text_to_image"]["recall"]
-    assert recall == said["figures"]["val"]["text_to_image"]["recall"]
+    evaluation = json.loads(ended.out)
+    metrics = json.loads((model[0] / "metrics.json").read_text())
+    recall = evaluation["sources"]["all"]["text_to_image"]["recall"]
+    assert recall == metrics["figures"]["val"]["text_to_image"]["recall"]
 
 
-def test_evaluate_goes_source_by_source_and_says_what_failed(commands, place, colour_clip):
+def test_evaluate_measures_each_source_and_counts_failures(commands, place, colour_clip):
     rows = [(f"{n}.png", f"caption {n}", "even" if n % 2 == 0 else "odd") for n in range(8)]
     (place / "mixed.csv").write_bytes(
         csv_of([*rows, ("gone.png", "x", "odd")], ("image", "caption", "source"))
@@ -104,7 +104,7 @@ def test_evaluate_goes_source_by_source_and_says_what_failed(commands, place, co
     [
         (("train", "none.csv", "--output", "x"), "there is no table none.csv"),
         (("train", "one.csv", "--output", "x"), "1 usable images"),
-        (("train", "pairs.csv", "--output", "model"), "model is there already"),
+        (("train", "pairs.csv", "--output", "model"), "model already exists"),
         (("train", "pairs.csv", "--output", "x", "--from", "embedded"), "CLIP or SigLIP families"),
         (("train", "pairs.csv", "--output", "x", "--image-tower", "no/such"), "offline mode is on"),
         (("evaluate", "none.csv"), "there is no table none.csv"),
@@ -112,7 +112,7 @@ def test_evaluate_goes_source_by_source_and_says_what_failed(commands, place, co
         (("evaluate", "pairs.csv", "--split", "test"), "no row of the table has the split 'test'"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_sentence(arguments, words, commands, place, model):
+def test_errors_are_one_sentence(arguments, words, commands, place, model):
     (place / "one.csv").write_bytes(csv_of([("0.png", "one row")]))
     ended = commands.run(*arguments, cwd=place)
     assert ended.code == 2, ended

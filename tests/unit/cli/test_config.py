@@ -6,39 +6,39 @@ from clipdemo.cli.config import Config, read_config
 from clipdemo.errors import SettingError
 
 
-def written(tmp_path, text):
+def config_file(tmp_path, text):
     path = tmp_path / "run.yaml"
     path.write_text(text)
     return path
 
 
-def test_every_key_is_read(tmp_path):
+def test_all_keys_are_read(tmp_path):
     text = "csv_path: data/in.csv\nimage_path: photos\nuse_cuda: true\npretrained_model: owner/name\n"
-    assert read_config(written(tmp_path, text)) == Config(
+    assert read_config(config_file(tmp_path, text)) == Config(
         Path("data/in.csv"), Path("photos"), True, "owner/name"
     )
 
 
 @pytest.mark.parametrize("text", ["", "image_path: url", "image_path: URL\nuse_cuda:\n"])
-def test_url_and_empty_keys_leave_the_default(tmp_path, text):
-    assert read_config(written(tmp_path, text)) == Config()
+def test_url_and_empty_keys_keep_the_default(tmp_path, text):
+    assert read_config(config_file(tmp_path, text)) == Config()
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
-        ("csv_pat: in.csv", "csv_pat.*is no setting; use csv_path"),
+        ("csv_pat: in.csv", "unknown setting 'csv_pat'; use csv_path"),
         ("use_cuda: maybe", "true or false"),
         ("csv_path: [a, b]", "must be text"),
-        ("- a\n- b", "holds no settings"),
-        ("a: b: c", "no YAML"),
-        ("!!python/object/apply:os.system [ls]", "no YAML"),
-        ("\x00", "no YAML"),
+        ("- a\n- b", "does not contain settings"),
+        ("a: b: c", "not a YAML file"),
+        ("!!python/object/apply:os.system [ls]", "not a YAML file"),
+        ("\x00", "not a YAML file"),
     ],
 )
-def test_what_is_wrong_is_said(tmp_path, text, words):
-    with pytest.raises(SettingError, match=words):
-        read_config(written(tmp_path, text))
+def test_errors_name_the_problem(tmp_path, text, message):
+    with pytest.raises(SettingError, match=message):
+        read_config(config_file(tmp_path, text))
 
 
 def test_a_missing_file_is_named(tmp_path):

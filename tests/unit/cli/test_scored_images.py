@@ -1,4 +1,4 @@
-"""Images named as arguments: each file once, in order, whatever its neighbours are."""
+"""Images named on the command line: each file is scored once, in order, and bad ones are left out."""
 
 import csv
 import io
@@ -11,12 +11,8 @@ from PIL import Image
 from plain_encoder import SQUARES, PlainEncoder
 from tiny_checkpoints import COLOURS
 
-from clipdemo.audit.score import Plan
-from clipdemo.cli.scored_images import score_images
+from clipdemo.cli.scored_images import ScoringOptions, score_images
 from clipdemo.errors import CaptionError, ImageError
-from clipdemo.limits import Limits
-
-PLAN = Plan(Limits(), workers=2, batch_size=3)
 
 
 @pytest.fixture
@@ -28,9 +24,10 @@ def photos(tmp_path):
     return folder
 
 
-def scored(arguments, captions, *, templates=(), plan=PLAN, encoder=None, seen=None):
-    show = (lambda *at: seen.append(at)) if seen is not None else (lambda *_: None)
-    return score_images(list(map(str, arguments)), captions, templates, encoder or PlainEncoder(), plan, show)
+def scored(images, captions, *, templates=(), encoder=None, seen=None):
+    options = ScoringOptions(list(map(str, images)), captions, templates, batch_size=3, workers=2)
+    progress = (lambda *done: seen.append(done)) if seen is not None else (lambda *_: None)
+    return score_images(options, encoder or PlainEncoder(), progress)
 
 
 def read(data):
@@ -46,7 +43,7 @@ def test_each_caption_ranks_its_own_colour_first(photos):
         assert hits[0].cosine == pytest.approx(1, abs=1e-6)
 
 
-def test_the_same_file_given_twice_counts_once(photos):
+def test_a_file_given_twice_counts_once(photos):
     encoder = PlainEncoder()
     (photos / "copy.png").write_bytes(SQUARES["red.png"])
     found = scored([photos, photos / "red.png"], ["red"], encoder=encoder)
@@ -54,7 +51,7 @@ def test_the_same_file_given_twice_counts_once(photos):
     assert sum(encoder.images[name] for name in found.names) == 8
 
 
-def test_what_cannot_be_used_is_left_out_by_name(photos):
+def test_unusable_images_are_left_out_by_name(photos):
     (photos / "page.png").write_bytes(b"<html>")
     found = scored([photos, photos / "gone.jpg", "http://127.0.0.1/a.png"], ["red"])
     assert len(found.names) == 8
@@ -64,17 +61,17 @@ def test_what_cannot_be_used_is_left_out_by_name(photos):
     assert third.startswith("http://127.0.0.1/a.png: blocked: ")
 
 
-def test_no_usable_image_at_all_is_an_error_that_says_why(tmp_path):
+def test_having_only_unusable_images_is_an_error_with_the_reasons(tmp_path):
     with pytest.raises(ImageError, match=r"none of the images.*gone\.png"):
         scored([tmp_path / "gone.png"], ["red"])
 
 
-def test_a_caption_that_cannot_be_read_is_an_error(photos):
+def test_a_caption_with_a_syntax_error_is_an_error(photos):
     with pytest.raises(CaptionError):
         scored([photos], ["red ++ ^0.5 ++"])
 
 
-def test_as_data(photos):
+def test_json_csv_text_and_png_agree(photos):
     found = scored([photos / "red.png", photos / "blue.png"], ["red", "=blue"])
     ranking = json.loads(found.ranking_json(1))
     assert ranking["queries"][0]["caption"] == "red"
@@ -110,14 +107,13 @@ def test_a_template_is_filled(photos):
     assert "red" not in encoder.captions
 
 
-def test_a_name_that_is_no_text_is_shown_with_replacement_letters(tmp_path):
-
+def test_a_name_that_is_not_utf8_is_shown_with_replacement_characters(tmp_path):
     odd = os.path.join(os.fsencode(tmp_path), b"photo-\xff.png")
     try:
         with open(odd, "wb") as file:
             file.write(png("red"))
     except OSError:
-        pytest.skip("this file system takes no such name")
+        pytest.skip("this file system refuses such names")
     for arguments in ([tmp_path], [os.fsdecode(odd)]):
         found = scored(arguments, ["red"])
         found.ranking_text(1).encode()

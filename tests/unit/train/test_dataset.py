@@ -1,4 +1,4 @@
-"""Pairs for training: no image in two splits whatever its name, splits by content, few images refused."""
+"""Pairs for training: each image in one split, whatever its name; splits by content; too few images."""
 
 import pytest
 from plain_encoder import SQUARES, Shelf, square_png, table_of
@@ -6,21 +6,19 @@ from plain_encoder import SQUARES, Shelf, square_png, table_of
 from clipdemo.errors import TableError, TrainingError
 from clipdemo.limits import Limits
 from clipdemo.tables.row import SPLITS
-from clipdemo.train.dataset import read_pairs
+from clipdemo.train.dataset import ImageReader, read_pairs
 
 
 def read(rows, header=("image", "caption"), files=None, seed=0, known=()):
-    taken = []
-    found = read_pairs(
-        table_of(rows, header),
+    encoded = []
+    reader = ImageReader(
         Shelf(files or SQUARES).locate,
         Limits(),
-        seed,
+        lambda *progress: None,
         set(known),
-        lambda items: taken.extend(item.name for item in items),
-        lambda *how_far: None,
+        lambda items: encoded.extend(item.name for item in items),
     )
-    return found, taken
+    return read_pairs(table_of(rows, header), reader, seed), encoded
 
 
 def many(count):
@@ -28,24 +26,24 @@ def many(count):
     return [(name, f"caption {name} {m}") for name in files for m in range(2)], files
 
 
-def splits_of(found):
-    return {digest: SPLITS[place] for digest, place in zip(found.sha256, found.split, strict=True)}
+def splits_of(pairs):
+    return {digest: SPLITS[place] for digest, place in zip(pairs.sha256, pairs.split, strict=True)}
 
 
-def test_the_split_by_chance_is_by_content_and_every_image_is_in_one():
+def test_the_random_split_depends_on_content_only_and_each_image_is_in_one_split():
     rows, files = many(40)
     copies = {f"copy of {name}": data for name, data in files.items()}
-    found, taken = read([*rows, *((name, f"again {name}") for name in copies)], files=files | copies)
-    assert len(found.sha256) == len(taken) == 40  # the same bytes are one image
-    assert [found.image_count(split) for split in SPLITS] == [32, 4, 4]
-    assert sum(len(found.of(split)) for split in SPLITS) == len(found.pairs) == 120
-    images = [set(found.of(split)[:, 0].tolist()) for split in SPLITS]
-    assert not images[0] & images[1] and not images[0] & images[2] and not images[1] & images[2]  # noqa: PT018
-    assert splits_of(read(rows[::-1], files=files)[0]) == splits_of(found)  # whatever the order and the names
-    assert splits_of(read(rows, files=files, seed=1)[0]) != splits_of(found)
+    pairs, encoded = read([*rows, *((name, f"again {name}") for name in copies)], files=files | copies)
+    assert len(pairs.sha256) == len(encoded) == 40  # the same bytes are one image
+    assert [pairs.image_count(split) for split in SPLITS] == [32, 4, 4]
+    assert sum(len(pairs.of(split)) for split in SPLITS) == len(pairs.pairs) == 120
+    images = [set(pairs.of(split)[:, 0].tolist()) for split in SPLITS]
+    assert sum(map(len, images)) == len(set().union(*images)) == 40
+    assert splits_of(read(rows[::-1], files=files)[0]) == splits_of(pairs)  # whatever the order and the names
+    assert splits_of(read(rows, files=files, seed=1)[0]) != splits_of(pairs)
 
 
-def test_an_image_in_two_splits_stays_in_the_later_one_also_under_another_name():
+def test_an_image_in_two_splits_stays_in_the_later_one_even_under_another_name():
     rows = [
         ("red.png", "one", "train"),
         ("copy.png", "two", "test"),
@@ -56,34 +54,34 @@ def test_an_image_in_two_splits_stays_in_the_later_one_also_under_another_name()
         ("black.png", "seven", "train"),
     ]
     files = {**SQUARES, "copy.png": SQUARES["red.png"]}
-    found, _ = read(rows, ("image", "caption", "split"), files)
-    assert [found.image_count(split) for split in SPLITS] == [2, 2, 1]
-    assert "2 images stood in two splits" in found.notes[0]
+    pairs, _ = read(rows, ("image", "caption", "split"), files)
+    assert [pairs.image_count(split) for split in SPLITS] == [2, 2, 1]
+    assert "2 images were in two splits" in pairs.notes[0]
 
 
-def test_images_that_cannot_be_used_leave_their_rows_out_and_the_rest_goes_on():
+def test_rows_with_unusable_images_are_left_out():
     rows = [(name, f"a {name}") for name in SQUARES]
-    found, _ = read([*rows, ("gone.png", "x"), ("gone.png", "y"), ("red.png", "")])
-    assert found.left_out == {"no such file": 2, "no caption": 1}
-    assert len(found.sha256) == 8
+    pairs, _ = read([*rows, ("gone.png", "x"), ("gone.png", "y"), ("red.png", "")])
+    assert pairs.left_out == {"no such file": 2, "no caption": 1}
+    assert len(pairs.sha256) == 8
 
 
-def test_known_images_are_read_but_not_decoded_or_taken():
+def test_known_images_are_read_but_not_decoded_or_encoded():
     rows = [(name, f"a {name}") for name in SQUARES]
     known = read(rows)[0].sha256[:3]
-    found, taken = read(rows, known=known)
-    assert len(found.sha256) == 8
-    assert len(taken) == 5
+    pairs, encoded = read(rows, known=known)
+    assert len(pairs.sha256) == 8
+    assert len(encoded) == 5
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_too_few_images_end_in_a_sentence_with_the_reasons(count):
+def test_too_few_images_are_an_error_with_the_reasons(count):
     rows = [(name, f"a {name}") for name in list(SQUARES)[:count]]
-    with pytest.raises(TrainingError, match=rf"gives {count} usable images.*1 rows: no such file"):
+    with pytest.raises(TrainingError, match=rf"has {count} usable images.*1 rows: no such file"):
         read([*rows, ("gone.png", "x")])
 
 
-def test_an_unknown_split_and_one_caption_for_all_end_in_a_sentence():
+def test_an_unknown_split_and_a_single_caption_are_errors():
     with pytest.raises(TableError, match="row 1 has the split 'maybe'"):
         read([("red.png", "x", "maybe")], ("image", "caption", "split"))
     with pytest.raises(TrainingError, match="the same caption"):

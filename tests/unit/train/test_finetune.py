@@ -1,4 +1,4 @@
-"""Fine-tuning a tiny CLIP and a tiny SigLIP: the base stays as it is, and what comes of it is a plain checkpoint."""
+"""Fine-tuning a tiny CLIP and a tiny SigLIP: the base stays unchanged, the result is a plain checkpoint."""
 
 import json
 
@@ -10,7 +10,7 @@ from training import run, write_pairs
 from clipdemo import load_encoder
 from clipdemo.errors import SettingError
 from clipdemo.models.clip.encoder import TransformersEncoder
-from clipdemo.train.finetune import LowRank
+from clipdemo.train.finetune import LoraLinear
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def changed(before, after):
 
 @pytest.mark.parametrize("adapt", ["heads", "lora"])
 @pytest.mark.parametrize("base", ["colour_clip", "tiny_siglip"])
-def test_the_base_stays_as_it_is_and_the_result_opens_like_any_checkpoint(
+def test_the_base_stays_unchanged_and_the_result_opens_like_any_checkpoint(
     base, adapt, table, tmp_path, request, colour_items
 ):
     folder = request.getfixturevalue(base)
@@ -58,16 +58,16 @@ def test_the_base_stays_as_it_is_and_the_result_opens_like_any_checkpoint(
     assert not (tmp_path / "m/state.pt").exists()
 
 
-def test_a_low_rank_layer_begins_as_the_layer_and_is_merged_into_the_same():
+def test_a_lora_layer_starts_as_its_linear_layer_and_merges_into_an_equal_one():
     torch.manual_seed(0)
     linear, rows = torch.nn.Linear(6, 4), torch.randn(3, 6)
-    adapter = LowRank(linear)
+    adapter = LoraLinear(linear)
     assert torch.equal(adapter(rows), linear(rows))
     torch.nn.init.normal_(adapter.up)
     assert not torch.allclose(adapter(rows), linear(rows), atol=0.1)
     torch.testing.assert_close(adapter.merged()(rows), adapter(rows))
 
 
-def test_what_is_no_clip_or_siglip_is_refused(table, tmp_path):
-    with pytest.raises(SettingError, match="of the CLIP or SigLIP families; embedded is none"):
+def test_checkpoints_of_other_families_are_errors(table, tmp_path):
+    with pytest.raises(SettingError, match="of the CLIP or SigLIP families; embedded is not one of them"):
         run(table, tmp_path / "m", base="embedded", adapt="heads")

@@ -1,4 +1,4 @@
-"""The losses against naive ones, transformers' own, and what they must be when embeddings say nothing."""
+"""The losses compared with naive ones, with that of transformers, and for uninformative embeddings."""
 
 import math
 
@@ -30,7 +30,7 @@ def naive(cosines, scale, images, captions):
     return total / (2 * count)
 
 
-def test_the_loss_is_the_naive_one_and_leaves_out_what_belongs_to_the_same_image_or_caption():
+def test_the_loss_equals_a_naive_one_and_leaves_out_the_same_image_or_caption():
     cosines, log_scale = unrelated(), torch.tensor(1.5)
     loss = softmax_loss(cosines, log_scale, same_content(IMAGES, CAPTIONS))
     assert float(loss) == pytest.approx(naive(cosines, math.exp(1.5), IMAGES, CAPTIONS), rel=1e-5)
@@ -40,18 +40,18 @@ def test_the_loss_is_the_naive_one_and_leaves_out_what_belongs_to_the_same_image
     assert torch.equal(loss, softmax_loss(changed, log_scale, same_content(IMAGES, CAPTIONS)))
 
 
-def test_without_repeats_it_is_the_loss_of_transformers():
+def test_without_repetitions_it_equals_the_loss_of_transformers():
     cosines, log_scale = unrelated(), torch.tensor(2.0)
     own = softmax_loss(cosines, log_scale, same_content(torch.arange(6), torch.arange(6)))
     torch.testing.assert_close(own, image_text_contrastive_loss(cosines.T * log_scale.exp()))
 
 
-def test_embeddings_that_say_nothing_cost_the_logarithm_of_the_batch():
+def test_uninformative_embeddings_cost_the_logarithm_of_the_batch_size():
     loss = softmax_loss(torch.zeros(7, 7), torch.tensor(3.0), torch.eye(7, dtype=torch.bool))
     assert float(loss) == pytest.approx(math.log(7))
 
 
-def test_the_sigmoid_loss_is_the_naive_one():
+def test_the_sigmoid_loss_equals_a_naive_one():
     cosines, same = unrelated(), same_content(IMAGES, CAPTIONS)
     total = 0.0
     for n in range(6):

@@ -1,4 +1,4 @@
-"""Training runs from table to folder: they learn, resume to the same weights, open again, and fail in sentences."""
+"""Training runs from table to folder: learning, resuming to the same weights, loading, error messages."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_encoder import csv_of, square_png
 from tiny_checkpoints import COLOURS
-from training import run, wanted, write_pairs
+from training import run, train_options, write_pairs
 
 from clipdemo import load_encoder
 from clipdemo.errors import (
@@ -26,7 +26,7 @@ from clipdemo.scoring.retrieval import mean_recall
 from clipdemo.train import card, loop
 from clipdemo.train import run as runs
 from clipdemo.train.dataset import Pairs
-from clipdemo.train.learner import TOWER_PACE
+from clipdemo.train.learner import TOWER_RATE
 from clipdemo.train.run import run_training
 
 TINY = {"epochs": 3, "batch_size": 8}
@@ -39,7 +39,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Weights are the same to the last bit for one thread count only, and a forked child has one thread."""
+    """Weights are bit-identical for equal thread counts only, and a forked child has one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -58,7 +58,7 @@ def towers(tiny_towers):
 
 @pytest.fixture(scope="module")
 def trained(table, tiny_towers, tmp_path_factory):
-    """The folder of a short run on tiny towers, and what the run said."""
+    """The folder of a short run on tiny towers, and its result."""
     folder = tmp_path_factory.mktemp("trained") / "model"
     image, text = map(str, tiny_towers)
     return folder, run(table, folder, image_tower=image, text_tower=text, **TINY)
@@ -76,25 +76,31 @@ def copy_of(folder, place):
     return place
 
 
-class LearnedByHeart(Pairs):
-    """The same pairs to train and to validate on."""
+def prepare(options):
+    return runs._prepare_towers(
+        options, runs._open_table(options), torch.device("cpu"), lambda *progress: None
+    )
+
+
+class OneSplit(Pairs):
+    """The same pairs for training and validation."""
 
     def of(self, split):
         return self.pairs
 
 
 @pytest.mark.parametrize("head", ["linear", "projection"])
-def test_32_pairs_are_learned_by_heart(head, table, towers, tmp_path):
-    whole = wanted(table, tmp_path / "m", head=head, **towers)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
-    pairs = LearnedByHeart(**vars(replace(pairs, pairs=pairs.pairs[::2])))  # one caption each
+def test_32_pairs_are_memorised(head, table, towers, tmp_path):
+    options = train_options(table, tmp_path / "m", head=head, **towers)
+    learner, pairs, _ = prepare(options)
+    pairs = OneSplit(**vars(replace(pairs, pairs=pairs.pairs[::2])))  # one caption each
     assert len(pairs.pairs) == 32
     settings = loop.Settings(200, 32, 1e-2, 0, weight_decay=0.0, patience=50)
-    history = loop.train(learner, pairs, settings, tmp_path / "m", {}, lambda now: None)
+    history = loop.train(learner, pairs, settings, tmp_path / "m", {}, lambda step: None)
     assert history.recall == mean_recall(*loop.embed(learner, pairs.pairs, batch_size=8)) == 1.0
 
 
-def test_the_folder_holds_model_card_curves_log_and_figures(trained):
+def test_the_folder_contains_model_card_curves_log_and_figures(trained):
     folder, done = trained
     names = {path.name for path in folder.iterdir()}
     expected = {"config.json", "model.safetensors", "README.md", "curves.png", "log.jsonl", "metrics.json"}
@@ -102,17 +108,17 @@ def test_the_folder_holds_model_card_curves_log_and_figures(trained):
     card = (folder / "README.md").read_text("utf-8")
     assert "28 images and 56 pairs (train), 4 images and 8 pairs (val)" in card
     assert "clipdemo train pairs.csv" in card
-    assert "The table names no licence" in card
+    assert "The table does not name a licence" in card
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "step" in line] == list(range(1, 22))
     assert [line["validation"]["epoch"] for line in lines if "validation" in line] == [1, 2, 3]
-    said = json.loads((folder / "metrics.json").read_text())
-    assert said["best_epoch"] == done.history.best
-    assert said["figures"]["val"]["text_to_image"]["recall"]["1"]["low"] >= 0
-    assert str(folder.parent) not in (folder / "config.json").read_text()  # a folder names no path
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["best_epoch"] == done.history.best
+    assert metrics["figures"]["val"]["text_to_image"]["recall"]["1"]["low"] >= 0
+    assert str(folder.parent) not in (folder / "config.json").read_text()  # the folder can be moved
 
 
-def test_a_trained_folder_opens_by_its_path_and_gives_the_embeddings_of_the_run(trained, colour_items):
+def test_a_trained_folder_opens_by_its_path_and_returns_embeddings(trained, colour_items):
     folder, _ = trained
     encoder = load_encoder(str(folder), device="cpu")
     assert encoder.checkpoint.source == "folder"
@@ -129,7 +135,9 @@ def test_a_trained_folder_opens_by_its_path_and_gives_the_embeddings_of_the_run(
     assert tokens.kept + tokens.cut == "blue " * 300
 
 
-def test_the_same_command_gives_the_same_weights_and_another_seed_others(trained, table, towers, tmp_path):
+def test_the_same_command_leads_to_the_same_weights_and_another_seed_to_others(
+    trained, table, towers, tmp_path
+):
     run(table, tmp_path / "again", **towers, **TINY)
     assert weights(tmp_path / "again") == weights(trained[0])
     run(table, tmp_path / "other", **towers, **TINY, seed=1)
@@ -140,57 +148,57 @@ def test_the_same_command_gives_the_same_weights_and_another_seed_others(trained
 def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(
     stop_at, trained, table, towers, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # written down after every step
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)  # saved after each step
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
 
-    def stop(now):
-        if now.step == stop_at:
+    def stop(progress):
+        if progress.step == stop_at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(whole, stop, lambda *how_far: None)
+        run_training(options, stop, lambda *progress: None)
     with pytest.raises(LedgerError, match="add --resume"):
         run(table, tmp_path / "m", **towers, **TINY)
-    with pytest.raises(LedgerError, match=r"differs in epochs \(it had 3\); resume"):
+    with pytest.raises(LedgerError, match=r"differs in epochs \(it was 3\); resume"):
         run(table, tmp_path / "m", **towers, **(TINY | {"epochs": 4}), resume=True)
     run(table, tmp_path / "m", **towers, **TINY, resume=True)
     assert weights(tmp_path / "m") == weights(trained[0])
     steps = [json.loads(line).get("step") for line in (tmp_path / "m/log.jsonl").read_text().splitlines()]
     assert [step for step in steps if step] == list(range(1, 22))
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(table, tmp_path / "m", **towers, **TINY, resume=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process of its own to kill")
 @pytest.mark.parametrize("side", ["image_tower", "text_tower"])
-def test_a_run_whose_tower_was_replaced_meanwhile_does_not_go_on(side, table, towers, tmp_path):
+def test_a_run_whose_tower_was_replaced_does_not_resume(side, table, towers, tmp_path):
     shutil.copytree(towers[side], tmp_path / "tower")
     towers |= {side: str(tmp_path / "tower")}
 
-    def stop(now):
+    def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(wanted(table, tmp_path / "m", **towers, **TINY), stop, lambda *how_far: None)
+        run_training(train_options(table, tmp_path / "m", **towers, **TINY), stop, lambda *progress: None)
     with (tmp_path / "tower/config.json").open("a") as file:
         file.write("\n")
     with pytest.raises(LedgerError, match="differs in version of the model's files; resume it"):
         run(table, tmp_path / "m", **towers, **TINY, resume=True)
 
 
-def test_a_run_that_resumes_with_another_thread_count_says_so(table, towers, tmp_path):
-    def stop(now):
+def test_a_run_resumed_with_another_thread_count_has_a_note(table, towers, tmp_path):
+    def stop(progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_training(wanted(table, tmp_path / "m", **towers, **TINY), stop, lambda *how_far: None)
+        run_training(train_options(table, tmp_path / "m", **towers, **TINY), stop, lambda *progress: None)
     torch.set_num_threads(2)
     try:
         done = run(table, tmp_path / "m", **towers, **TINY, resume=True)
     finally:
         torch.set_num_threads(1)
     (note,) = done.history.notes
-    assert note.startswith("the run began with 1 thread and goes on with 2")
+    assert note.startswith("the run started with 1 thread and was resumed with 2")
     assert note in done.as_dict()["notes"]
     assert note in (tmp_path / "m/README.md").read_text("utf-8")
 
@@ -200,11 +208,11 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, table, towers, tmp_pa
     if child == 0:
         try:
 
-            def die(now):
-                if now.step == 16:
+            def die(progress):
+                if progress.step == 16:
                     os.kill(os.getpid(), signal.SIGKILL)
 
-            run_training(wanted(table, tmp_path / "m", **towers, **TINY), die, lambda *how_far: None)
+            run_training(train_options(table, tmp_path / "m", **towers, **TINY), die, lambda *progress: None)
         finally:
             os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -215,7 +223,7 @@ def test_a_killed_run_resumes_to_the_same_weights(trained, table, towers, tmp_pa
 
 
 @pytest.mark.parametrize("unfreeze", ["image", "text", "both"])
-def test_towers_that_learn_are_saved_and_read_again(unfreeze, trained, table, towers, tmp_path, colour_items):
+def test_trained_towers_are_saved_and_loaded(unfreeze, trained, table, towers, tmp_path, colour_items):
     done = run(table, tmp_path / "m", **towers, epochs=1, unfreeze=unfreeze)
     assert done.history.best == 1
     for place in ("image", "text"):
@@ -225,59 +233,59 @@ def test_towers_that_learn_are_saved_and_read_again(unfreeze, trained, table, to
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_images(colour_items).shape == (8, 256)
 
 
-def test_a_loss_that_is_no_number_ends_in_a_sentence_with_the_best_weights_kept(table, towers, tmp_path):
-    def spoil(now):
-        if now.epoch == 2:
-            raise_nan["learner"].log_scale.data.fill_(float("nan"))
+def test_a_nan_loss_is_an_error_and_the_best_weights_are_kept(table, towers, tmp_path):
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = prepare(options)
 
-    raise_nan = {}
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
-    raise_nan["learner"] = learner
-    with pytest.raises(TrainingError, match=r"no number any more at step 9.*epoch 1 are kept"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, spoil)
+    def spoil(progress):
+        if progress.epoch == 2:
+            learner.log_scale.data.fill_(float("nan"))
+
+    with pytest.raises(
+        TrainingError,
+        match=r"loss is NaN or infinite at step 9; use a smaller --learning-rate.*epoch 1 are kept",
+    ):
+        loop.train(learner, pairs, options.settings, tmp_path / "m", {}, spoil)
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
-def test_too_little_memory_ends_in_a_sentence(table, towers, tmp_path):
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+def test_too_little_memory_is_an_error(table, towers, tmp_path):
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = prepare(options)
     learner.loss = lambda cosines, same: torch.empty(10**15).sum()
-    with pytest.raises(TrainingError, match="not enough memory for 8 pairs a step; take a smaller"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda now: None)
+    with pytest.raises(TrainingError, match="not enough memory for 8 pairs per step; use a smaller"):
+        loop.train(learner, pairs, options.settings, tmp_path / "m", {}, lambda step: None)
 
 
-def test_too_little_memory_for_validation_ends_in_a_sentence_with_the_best_weights_kept(
-    table, towers, tmp_path
-):
-    whole = wanted(table, tmp_path / "m", **towers, **TINY)
-    learner, pairs, _ = runs._joined(whole, runs._open(whole), torch.device("cpu"), lambda *how_far: None)
+def test_too_little_memory_for_validation_is_an_error_and_the_best_weights_are_kept(table, towers, tmp_path):
+    options = train_options(table, tmp_path / "m", **towers, **TINY)
+    learner, pairs, _ = prepare(options)
     embed_captions, sizes = learner.embed_captions, []
 
-    def grow(which):
+    def grow(indices):
         if torch.is_inference_mode_enabled():
-            sizes.append(len(which))
+            sizes.append(len(indices))
             if (tmp_path / "m" / "log.jsonl").read_text().count("validation"):  # of the second epoch
                 torch.empty(10**15)
-        return embed_captions(which)
+        return embed_captions(indices)
 
     learner.embed_captions = grow
     with pytest.raises(TrainingError, match=r"not enough memory for 8 pairs.*epoch 1 are kept"):
-        loop.train(learner, pairs, whole.settings, tmp_path / "m", {}, lambda now: None)
-    assert max(sizes) <= 8  # the advice, a smaller --batch-size, helps here too
+        loop.train(learner, pairs, options.settings, tmp_path / "m", {}, lambda step: None)
+    assert max(sizes) <= 8  # so that a smaller --batch-size helps here, too
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
-def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(trained, table, towers, tmp_path):
+def test_a_full_disk_is_an_error_and_the_run_can_be_resumed(trained, table, towers, tmp_path):
     place = tmp_path / "m"
 
-    def fill(now):
-        if now.step == 9:  # a folder where the next weights would have to be written
+    def fill(progress):
+        if progress.step == 9:  # folders in place of the next temporary files
             (place / "model.safetensors.new").mkdir(exist_ok=True)
             (place / "state.pt.new").mkdir(exist_ok=True)
 
     with pytest.raises(OutputError, match="cannot be written"):
-        run_training(wanted(table, place, **towers, **TINY), fill, lambda *how_far: None)
+        run_training(train_options(table, place, **towers, **TINY), fill, lambda *progress: None)
     assert load_encoder(str(place), device="cpu")
     (place / "model.safetensors.new").rmdir()
     (place / "state.pt.new").rmdir()
@@ -285,7 +293,7 @@ def test_a_disk_that_fills_up_ends_in_a_sentence_and_the_run_goes_on_later(train
     assert weights(place) == weights(trained[0])
 
 
-def test_frozen_towers_see_every_image_once_ever(table, tiny_towers, tmp_path, monkeypatch):
+def test_frozen_towers_encode_each_image_once_across_runs(table, tiny_towers, tmp_path, monkeypatch):
     from clipdemo.models.trained import features as files
 
     seen = []
@@ -318,7 +326,7 @@ def test_frozen_towers_see_every_image_once_ever(table, tiny_towers, tmp_path, m
         {"text_tower": None},
     ],
 )
-def test_a_hostile_configuration_ends_in_a_sentence(change, trained, tmp_path):
+def test_a_hostile_configuration_is_an_error(change, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | change))
@@ -330,7 +338,7 @@ def test_a_hostile_configuration_ends_in_a_sentence(change, trained, tmp_path):
     "file", ["model.safetensors", "image_tower/model.safetensors", "text_tower/config.json"]
 )
 @pytest.mark.parametrize("spoil", [lambda data: data[:50], lambda data: b"", None])
-def test_broken_or_missing_files_end_in_a_sentence(file, spoil, trained, tmp_path):
+def test_broken_or_missing_files_are_errors(file, spoil, trained, tmp_path):
     folder = copy_of(trained[0], tmp_path / "m")
     data = (folder / file).read_bytes()
     (folder / file).unlink()
@@ -340,16 +348,16 @@ def test_broken_or_missing_files_end_in_a_sentence(file, spoil, trained, tmp_pat
         load_encoder(str(folder), device="cpu")
 
 
-def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table, trained, tmp_path):
+def test_existing_files_are_never_overwritten_and_wrong_options_are_errors(table, trained, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(table, tmp_path / "mine")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         run(table, trained[0])
-    with pytest.raises(SettingError, match="leave --image-tower"):
+    with pytest.raises(SettingError, match="omit --image-tower"):
         run(table, tmp_path / "m", base="x/y", unfreeze="image")
-    with pytest.raises(SettingError, match="--adapt belongs to --from"):
+    with pytest.raises(SettingError, match="--adapt requires --from"):
         run(table, tmp_path / "m", adapt="lora")
     one = tmp_path / "one.csv"
     one.write_bytes(csv_of([("0.png", "one row")]))
@@ -357,7 +365,7 @@ def test_what_is_there_is_never_overwritten_and_what_does_not_fit_is_said(table,
         run(one, tmp_path / "m", images=table.parent)
 
 
-def test_the_embedded_image_tower_learns_and_is_read_again(
+def test_the_embedded_image_tower_can_be_trained_and_loaded(
     table, towers, tmp_path, monkeypatch, colour_items
 ):
     from safetensors.torch import load_file
@@ -365,7 +373,7 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
     from clipdemo.images import decode as images
     from clipdemo.models.embedded import towers as embedded_towers
 
-    monkeypatch.setattr(images, "_thumbnail", lambda image: pytest.fail("nobody looks at a thumbnail here"))
+    monkeypatch.setattr(images, "_thumbnail", lambda image: pytest.fail("training needs no thumbnails"))
     text = towers["text_tower"]
     run(
         table,
@@ -385,17 +393,17 @@ def test_the_embedded_image_tower_learns_and_is_read_again(
     assert np.isfinite(rows).all()
 
 
-def test_what_is_no_matrix_learns_without_weight_decay_in_towers_too(table, towers, tmp_path):
-    both = wanted(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
-    learner, *_ = runs._joined(both, runs._open(both), torch.device("cpu"), lambda *how_far: None)
-    groups = learner.groups(1e-3)
+def test_only_matrices_have_weight_decay_in_towers_too(table, towers, tmp_path):
+    options = train_options(table, tmp_path / "m", **towers, **TINY, unfreeze="both")
+    learner, *_ = prepare(options)
+    groups = learner.parameter_groups(1e-3)
     flat = [group for group in groups if any(weight.ndim < 2 for weight in group["params"])]
-    assert {group["lr"] for group in flat} == {1e-3, 1e-3 * TOWER_PACE}
+    assert {group["lr"] for group in flat} == {1e-3, 1e-3 * TOWER_RATE}
     assert all(group["weight_decay"] == 0 for group in flat)
-    assert sum(len(group["params"]) for group in groups) == len(learner.learned())
+    assert sum(len(group["params"]) for group in groups) == len(learner.trainable())
 
 
-def test_the_card_holds_the_command_as_typed_and_escapes_what_the_table_says(trained):
+def test_the_card_contains_the_command_as_typed_and_escapes_licences(trained):
     command = 'clipdemo train "data [v1]/```pairs.csv"'
     done = json.loads((trained[0] / "metrics.json").read_text())
     licences = {"**CC0** <script>": 3}
@@ -432,14 +440,14 @@ def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
     assert ours.caption_tokens("a cat") == builtin.caption_tokens("a cat")
 
 
-def test_the_loop_teaches_tiny_towers_the_eight_colours(towers, tmp_path, colour_items):
+def test_tiny_towers_learn_the_eight_colours(towers, tmp_path, colour_items):
     files = {f"{colour}-{side}.png": square_png(colour, side) for colour in COLOURS for side in (8, 12, 16)}
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     rows = [(name, f"a {name.split('-')[0]} square", "val" if "-12" in name else "train") for name in files]
     (tmp_path / "pairs.csv").write_bytes(csv_of(rows, ("image", "caption", "split")))
     done = run(tmp_path / "pairs.csv", tmp_path / "m", **towers, epochs=60, learning_rate=1e-2)
-    assert done.figures["val"].text_to_image.recall[1].value == 1.0
+    assert done.evaluations["val"].text_to_image.recall[1].value == 1.0
     encoder = load_encoder(str(tmp_path / "m"), device="cpu")
     scores = (
         encoder.encode_captions([f"a {colour} square" for colour in COLOURS])

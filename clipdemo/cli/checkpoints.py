@@ -1,17 +1,29 @@
-"""The catalogue as ``clipdemo checkpoints`` prints it: for people, and as JSON."""
+"""``clipdemo checkpoints``: the catalogue as text and as JSON."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from clipdemo.limits import format_bytes
-from clipdemo.models.catalogue import CATALOGUE, CatalogueEntry
-from clipdemo.models.load import is_local
+import typer
+
+from clipdemo.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from clipdemo.models.catalogue import CatalogueEntry
 
 
-def as_json() -> str:
-    """Every fact of every entry, and whether it is here."""
+def checkpoints(as_json: AsJson = False) -> None:
+    """List the checkpoints of the catalogue; other hub names and folders work, too."""
+    typer.echo(_as_json() if as_json else _as_text())
+
+
+def _as_json() -> str:
+    """Return all fields of all entries; ``here`` says whether the checkpoint is on this machine."""
+    from clipdemo.models.catalogue import CATALOGUE
+    from clipdemo.models.load import is_local
+
     entries = [
         asdict(entry) | {"memory_bytes": entry.memory_bytes, "here": is_local(entry.id)}
         for entry in CATALOGUE.values()
@@ -19,12 +31,17 @@ def as_json() -> str:
     return json.dumps({"checkpoints": entries}, indent=2)
 
 
-def as_text() -> str:
-    """A few lines for each entry."""
-    return "\n\n".join(_lines(entry) for entry in CATALOGUE.values())
+def _as_text() -> str:
+    """Return a few lines for each entry."""
+    from clipdemo.models.catalogue import CATALOGUE
+
+    return "\n\n".join(_entry_text(entry) for entry in CATALOGUE.values())
 
 
-def _lines(entry: CatalogueEntry) -> str:
+def _entry_text(entry: CatalogueEntry) -> str:
+    from clipdemo.limits import format_bytes
+    from clipdemo.models.load import is_local
+
     state = (
         "on this machine" if is_local(entry.id) else f"to be downloaded, {format_bytes(entry.download_bytes)}"
     )

@@ -1,0 +1,130 @@
+"""``clipdemo rank`` and ``clipdemo matrix``: score images against captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipdemo.cli.options import (
+    SOME_FAILED,
+    AsJson,
+    BatchSize,
+    Checkpoint,
+    Device,
+    OnDevice,
+    ProgressBar,
+    Workers,
+    open_encoder,
+    translate_errors,
+)
+
+if TYPE_CHECKING:
+    from clipdemo.cli.scored_images import ScoredImages, ScoringOptions
+    from clipdemo.types import Encoder
+
+Images = Annotated[list[str], typer.Argument(help="Image files, folders, zips or URLs.", metavar="IMAGES...")]
+Captions = Annotated[list[str] | None, typer.Option("--caption", help="A caption; repeat for several.")]
+CaptionFile = Annotated[Path | None, typer.Option(help="A text file with one caption per line.")]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A prompt template such as 'a photo of {}'; repeat for an ensemble."),
+]
+
+
+def rank(
+    images: Images,
+    caption: Captions = None,
+    captions: CaptionFile = None,
+    template: TemplateOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Images to print per caption.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="Write the whole ranking to this CSV file.")] = None,
+    checkpoint: Checkpoint = "embedded",
+    device: OnDevice = Device.auto,
+    batch_size: BatchSize = 16,
+    workers: Workers = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Rank images for each caption, best first."""
+    with translate_errors():
+        from clipdemo.cli.scored_images import ScoringOptions
+
+        options = ScoringOptions(images, _captions(caption, captions), template or [], batch_size, workers)
+        scored = _score(options, open_encoder(checkpoint, device))
+        if output:
+            _write(output, scored.ranking_csv())
+    typer.echo(scored.ranking_json(top) if as_json else scored.ranking_text(top))
+    _report_left_out(scored)
+
+
+def matrix(
+    images: Images,
+    caption: Captions = None,
+    captions: CaptionFile = None,
+    template: TemplateOption = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the CSV to this file instead of printing it.")
+    ] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the matrix as a PNG image.")] = None,
+    checkpoint: Checkpoint = "embedded",
+    device: OnDevice = Device.auto,
+    batch_size: BatchSize = 16,
+    workers: Workers = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Print the cosine of each image with each caption as CSV."""
+    with translate_errors():
+        from clipdemo.cli.scored_images import ScoringOptions
+
+        options = ScoringOptions(images, _captions(caption, captions), template or [], batch_size, workers)
+        scored = _score(options, open_encoder(checkpoint, device))
+        if figure:
+            _write(figure, scored.matrix_png())
+        if output:
+            _write(output, scored.matrix_csv())
+    if as_json:
+        typer.echo(scored.matrix_json())
+    elif output is None:
+        typer.echo(scored.matrix_csv().decode("utf-8-sig"), nl=False)
+    _report_left_out(scored)
+
+
+def _captions(captions: list[str] | None, file: Path | None) -> list[str]:
+    """Return the distinct captions of the options and of the file, in order."""
+    texts = list(captions or [])
+    if file:
+        try:
+            texts += file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise typer.BadParameter(
+                f"{file} cannot be read as UTF-8 text ({error})", param_hint="--captions"
+            ) from error
+    distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if not distinct:
+        raise typer.BadParameter("give at least one caption", param_hint="--caption")
+    return distinct
+
+
+def _score(options: ScoringOptions, encoder: Encoder) -> ScoredImages:
+    from clipdemo.cli.scored_images import score_images
+
+    with ProgressBar("images") as progress:
+        return score_images(options, encoder, progress)
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _report_left_out(scored: ScoredImages) -> None:
+    """Print duplicates and rejected images on standard error; exit with 1 if images were rejected."""
+    for line in scored.duplicates:
+        typer.echo(f"duplicate: {line}", err=True)
+    for line in scored.rejected:
+        typer.echo(f"left out: {line}", err=True)
+    if scored.rejected:
+        raise typer.Exit(SOME_FAILED)
