@@ -31,7 +31,7 @@ RANK, ALPHA = 8, 16.0
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus a trainable product of two thin matrices, indices starts as zero.
+    """A frozen linear layer plus a trainable product of two thin matrices, which starts as zero.
 
     Source: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685).
     """

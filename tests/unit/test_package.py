@@ -95,7 +95,7 @@ HOMES = {
 # A short module with one importer is read faster as a function of that importer.
 SHORT_MODULE = 40
 SHORT_MODULES = {
-    "clipdemo.cli.listing": "cli/app.py holds the commands, not the text they print",
+    "clipdemo.cli.app": "the entry point: it only registers the commands",
     "clipdemo.compare.correlation": "pure statistics, tested alone against SciPy",
 }
 
