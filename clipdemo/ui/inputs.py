@@ -53,7 +53,7 @@ def sidebar(engine: Engine, workspace: Workspace) -> View:
             views.show_lint(read.captions, read.notes, encoder.caption_tokens if encoder else None, chosen)
     items = (*samples, *workspace.items.values())
     view = View(encoder, items, read.captions, templates, chosen, samples)
-    view.hand_over(EncodingJob(view, engine, workspace))
+    view.hand_over(EncodingJob(engine, workspace, chosen, encoder, samples))
     return view
 
 

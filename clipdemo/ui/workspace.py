@@ -15,7 +15,7 @@ from clipdemo.limits import Limits
 from clipdemo.models.cache import BATCH, CachedEncoder
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui.jobs import Job, Progress
-from clipdemo.ui.state import Engine, View
+from clipdemo.ui.state import Engine
 
 PATIENCE = 0.2  # seconds that a click waits at most for a file that does not arrive
 STEP = 4  # images encoded between two chances for a click
@@ -109,17 +109,33 @@ def workspace() -> Workspace:
 class EncodingJob(Job):
     """Loads the chosen checkpoint, reads and decodes new images, and encodes them.
 
-    Decoding goes on in a pool of threads while this one encodes.
+    Decoding goes on in a pool of threads while this one encodes. The job refers to no view: the view holds the job, and
+    a claim on a checkpoint must end with the session, not with the next garbage collection.
+
+    Args:
+        engine: of the process.
+        workspace: of the session.
+        checkpoint: the one chosen in the sidebar.
+        encoder: of that checkpoint; None until it is loaded.
+        samples: sample images in use.
     """
 
-    def __init__(self, view: View, engine: Engine, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        workspace: Workspace,
+        checkpoint: str,
+        encoder: CachedEncoder | None,
+        samples: tuple[ImageItem, ...],
+    ) -> None:
         super().__init__(workspace.lock)
-        self._view, self._engine, self._workspace = view, engine, workspace
+        self._engine, self._workspace = engine, workspace
+        self._checkpoint, self._loaded, self._samples = checkpoint, encoder, samples
         self._missing: list[ImageItem] | None = None
 
     def checkpoints(self) -> tuple[str, ...]:
         """The one chosen in the sidebar."""
-        return (self._view.checkpoint,)
+        return (self._checkpoint,)
 
     def step(self) -> bool:
         """Decode up to a batch of what has arrived, then encode a few images."""
@@ -139,7 +155,7 @@ class EncodingJob(Job):
         missing = len(self._find_missing())
         if not self._workspace.queue and not missing:
             return None
-        total = len(self._view.samples) + len(self._workspace.items)
+        total = len(self._samples) + len(self._workspace.items)
         reading = "reading files; " if self._workspace.queue else ""
         share = 1 - missing / max(total, missing, 1)
         return Progress(share, f"{reading}{total - missing} of {total} images encoded")
@@ -147,14 +163,17 @@ class EncodingJob(Job):
     @property
     def _encoder(self) -> CachedEncoder | None:
         # A checkpoint that the session does not claim may be released at any time.
-        return self._view.encoder if self.granted else None
+        return self._loaded if self.granted else None
+
+    def _items(self) -> tuple[ImageItem, ...]:
+        return (*self._samples, *self._workspace.items.values())
 
     def _find_missing(self) -> list[ImageItem]:
         """Images still to be encoded; the first call of a run also starts loading checkpoints."""
         if self._missing is None:
             if self.granted:
                 self._start_loading()
-            self._missing = self._encoder.missing(self._view.items) if self._encoder else []
+            self._missing = self._encoder.missing(self._items()) if self._encoder else []
         return self._missing
 
     def _decode_next(self, missing: list[ImageItem]) -> bool:
@@ -165,14 +184,14 @@ class EncodingJob(Job):
         if not isinstance(item, ImageItem | Rejected):
             self._workspace.queue.popleft()
             return True
-        self._workspace.add(item, self._view.samples, self._engine.limits)
+        self._workspace.add(item, self._samples, self._engine.limits)
         if self._encoder and isinstance(item, ImageItem) and item.sha256 in self._workspace.items:
             missing += self._encoder.missing([item])
         return True
 
     def _start_loading(self) -> None:
         """Load what this and later visits need, in other threads; does nothing when repeated."""
-        loader, chosen, preferred = self._engine.loader, self._view.checkpoint, self._engine.preferred
+        loader, chosen, preferred = self._engine.loader, self._checkpoint, self._engine.preferred
         if loader.status(chosen).state == "idle":
             loader.start(chosen)
         # A session on the embedded model has CLIP fetched in the background, once per process: where CLIP was
