@@ -12,7 +12,7 @@ from plain_encoder import PlainEncoder
 from table_texts import LETTERS, PIECES
 
 from clipdemo.audit.run import AuditOptions, run_audit
-from clipdemo.output.files import inert
+from clipdemo.output.files import escape_formula
 
 CELL = st.text(LETTERS, max_size=8) | st.lists(st.sampled_from(PIECES), max_size=5).map("".join)
 ROWS = st.lists(st.tuples(CELL, CELL, CELL, CELL), max_size=6)
@@ -47,7 +47,7 @@ def unchanged(rows, found):
     header, lines = found
     assert header[:4] == ["image", "caption", "'=note", "similarity"]
     assert header[4] == "clipdemo_similarity"
-    assert [line[:4] for line in lines] == [[inert(cell) for cell in row] for row in rows]
+    assert [line[:4] for line in lines] == [[escape_formula(cell) for cell in row] for row in rows]
     assert [cell.removeprefix("'") for line in lines for cell in line[:4]] == [
         cell.removeprefix("'") for row in rows for cell in row
     ]
