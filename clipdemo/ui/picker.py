@@ -7,6 +7,7 @@ import streamlit as st
 from clipdemo.errors import CheckpointNotFoundError
 from clipdemo.models import choices, load
 from clipdemo.models.catalogue import EMBEDDED
+from clipdemo.models.clip.families import family_names
 from clipdemo.ui import views
 from clipdemo.ui.state import Engine, first_checkpoint
 
@@ -61,13 +62,13 @@ def _resolve(engine: Engine) -> None:
     It is set in every run: the browser identifies a checkpoint by its label, which changes when a download ends.
     """
     state = st.session_state
-    wanted = state.get("checkpoint")
-    if wanted is None and "last-checkpoint" not in state:
+    chosen = state.get("checkpoint")
+    if chosen is None and "last-checkpoint" not in state:
         state["checkpoint"] = _linked(engine)
         return
     last: str = state["last-checkpoint"]
     try:
-        state["checkpoint"] = choices.resolve(wanted or last, options(engine), engine.limits.typed)
+        state["checkpoint"] = choices.resolve(chosen or last, options(engine), engine.limits.typed)
     except CheckpointNotFoundError as error:
         state["refused"], state["checkpoint"] = str(error), last
     _remember(engine, state["checkpoint"])
@@ -119,9 +120,10 @@ def _show_link(engine: Engine) -> None:
 
 
 def _help(engine: Engine) -> str:
-    typed = {
-        "none": "",
-        "hub": " Type owner/name for any other CLIP or SigLIP of the Hugging Face hub.",
-        "folders": " Type owner/name for any other CLIP or SigLIP of the Hugging Face hub, or a folder of the server.",
-    }[engine.limits.typed]
-    return f"The model that computes the scores. The About page describes each one.{typed}"
+    text = "The model that computes the scores. The About page describes each one."
+    if engine.limits.typed == "none":
+        return text
+    folder = ", or a folder of the server" if engine.limits.typed == "folders" else ""
+    return (
+        f"{text} Type owner/name for any other {family_names()} checkpoint of the Hugging Face hub{folder}."
+    )
