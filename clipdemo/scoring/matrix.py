@@ -112,6 +112,9 @@ def sheet(view: str, cosine: FloatArray, checkpoint: Checkpoint, background: Flo
         cosine: (n_images, n_captions).
         checkpoint: for its logit scale and bias.
         background: cosines of unrelated image-caption pairs; any shape.
+
+    Raises:
+        ValueError: an unknown view.
     """
     if view in {SHARE_OF_CAPTIONS, SHARE_OF_IMAGES, SIGMOID}:
         logits = similarity.logits(cosine, checkpoint.logit_scale, checkpoint.logit_bias)
@@ -126,7 +129,9 @@ def sheet(view: str, cosine: FloatArray, checkpoint: Checkpoint, background: Flo
         return _ranks(similarity.ranks(cosine, axis=0), "rank of the image", cosine.shape[0])
     if view == PERCENTILE:
         return _percent(np.floor(similarity.percentile(cosine, background)), "percentile", decimals=0)
-    return _cosines(cosine)
+    if view == COSINE:
+        return _cosines(cosine)
+    raise ValueError(f"{view!r} is not a view of images x captions")
 
 
 def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = None) -> Sheet:
@@ -138,6 +143,9 @@ def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = 
         view: one of ``views_of(IMAGES_IMAGES, ...)`` or of captions.
         cosine: (n, n).
         background: cosines of unrelated pairs of the same kind; needed for the percentile.
+
+    Raises:
+        ValueError: an unknown view, or the percentile without a background.
     """
     others = _without_diagonal(cosine)
     if view == RANK:
@@ -147,7 +155,9 @@ def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = 
     if view == PERCENTILE and background is not None:
         percentiles = np.floor(similarity.percentile(cosine, background)).astype(np.float32)
         return _percent(_without_diagonal(percentiles), "percentile", decimals=0)
-    return _cosines(others)
+    if view == COSINE:
+        return _cosines(others)
+    raise ValueError(f"{view!r} is not a view of items against themselves")
 
 
 def arrange(how: str, cosine: FloatArray, *, square: bool = False) -> tuple[IntArray, IntArray]:

@@ -1,4 +1,4 @@
-"""Text tables as records of cells: detects a file's encoding and delimiter and reads it record by record.
+"""Delimited text as records of cells: finds the delimiter and reads record by record.
 
 Why not :mod:`csv`: one ``csv.reader(strict=True)`` per row reads 40,000 generated tables as this module
 does, but 4,961 of 40,000 differently if they contain spaces next to quotes, as hand-written tables do.
@@ -10,169 +10,17 @@ the whole process. Which column is which is decided in ``table.py``.
 
 from __future__ import annotations
 
-import codecs
-import hashlib
-import io
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import BinaryIO
 
-from clipdemo.errors import TableError
+from clipdemo.tables.content import MAX_ROW, Record
 
-Opener = Callable[[], BinaryIO]
-Record = tuple[Sequence[str], str]  # the cells, and why they cannot be trusted or ""
-
-MAX_COLUMNS = 1_000
-MAX_ROW = 2_000_000  # characters of one record, including quoted line breaks
 MAX_REREAD = 20_000  # lines of a file that are read a second time because of broken quotes
-_CHUNK = 1 << 16
 _SAMPLE_ROWS, _SAMPLE_CHARACTERS = 100, 100_000
 _DELIMITERS = ",\t;|"  # the first wins a tie
 _SEPARATOR_LINE = re.compile(r'"?sep=([,;|\t])"?[\r\n]*', re.IGNORECASE)  # Excel's own hint
-
-_BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-_UNDEFINED = (b"\x81", b"\x8d", b"\x8f", b"\x90", b"\x9d")  # bytes that Windows-1252 does not define
-_SHEET = "it is a spreadsheet or another {}; open it and save the sheet as CSV"
-_PACKED = "it is compressed with {}; unpack it first"
-_BINARY = {
-    b"PK\x03\x04": _SHEET.format("zip"),
-    b"PK\x05\x06": _SHEET.format("zip"),
-    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": _SHEET.format("Office file"),
-    b"\x1f\x8b": _PACKED.format("gzip"),
-    b"\x28\xb5\x2f\xfd": _PACKED.format("zstd"),
-    b"BZh": _PACKED.format("bzip2"),
-    b"\xfd7zXZ\x00": _PACKED.format("xz"),
-    b"PARE": "it is an encrypted Parquet file; save it without encryption",
-    b"%PDF-": "it is a PDF; save the table in it as CSV",
-    codecs.BOM_UTF32_LE: "it is UTF-32 text; save it as UTF-8",
-    codecs.BOM_UTF32_BE: "it is UTF-32 text; save it as UTF-8",
-}
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """The result of one pass over a file's bytes.
-
-    Attributes:
-        encoding: name of the codec; "" for Parquet.
-        sha256: of the whole file.
-        notes: sentences on characters that could not be decoded.
-    """
-
-    encoding: str
-    sha256: str
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Content:
-    """A table as its file format defines it.
-
-    Attributes:
-        columns: the header as written.
-        read: reads the rows from a given number on.
-        count: number of rows; None if they must be counted.
-        notes: sentences on what could not be read.
-        byte_columns: indices of columns that contain bytes rather than text.
-    """
-
-    columns: tuple[str, ...]
-    read: Callable[[int], Iterator[Record]]
-    count: int | None = None
-    notes: tuple[str, ...] = ()
-    byte_columns: frozenset[int] = frozenset()
-
-
-def inspect(opener: Opener) -> Inspection:
-    """Read the file once for its hash and its encoding.
-
-    Raises:
-        TableError: the file cannot be read, is empty, or is neither text nor Parquet.
-    """
-    try:
-        with opener() as file:
-            return _inspect(iter(lambda: file.read(_CHUNK), b""))
-    except OSError as error:
-        raise unreadable(error) from error
-
-
-def _inspect(chunks: Iterator[bytes]) -> Inspection:
-    chunk = next(chunks, b"")
-    digest = hashlib.sha256(chunk)
-    if chunk.startswith(b"PAR1"):
-        for chunk in chunks:
-            digest.update(chunk)
-        return Inspection("", digest.hexdigest(), ())
-    for signature, advice in _BINARY.items():
-        if chunk.startswith(signature):
-            raise TableError(f"the file cannot be read as a table: {advice}")
-    encoding = next((name for bom, name in _BOMS.items() if chunk.startswith(bom)), "utf-8")
-    decoder = codecs.getincrementaldecoder(encoding)("strict")
-    size = undefined = 0
-    broken = False
-    while chunk:
-        _refuse_nul(chunk, encoding, size)
-        undefined += sum(map(chunk.count, _UNDEFINED))
-        broken = broken or not _decodes(decoder, chunk)
-        size += len(chunk)
-        chunk = next(chunks, b"")
-        digest.update(chunk)
-    if not size:
-        raise TableError("the file is empty; it needs a header such as image,caption and rows below it")
-    if not broken and _decodes(decoder, b"", final=True):
-        return Inspection(encoding, digest.hexdigest(), ())
-    if encoding != "utf-8":
-        name = encoding.upper().removesuffix("-SIG")
-        note = f"the file is marked as {name} but is not valid; characters that could not be read became �"
-        return Inspection(encoding, digest.hexdigest(), (note,))
-    note = "the file is not UTF-8; it was read as Windows-1252"
-    if undefined:
-        note += f", which does not define {undefined:,} of its bytes; they became �"
-    return Inspection("cp1252", digest.hexdigest(), (note,))
-
-
-def _refuse_nul(chunk: bytes, encoding: str, offset: int) -> None:
-    if encoding != "utf-16" and (index := chunk.find(b"\0")) >= 0:
-        raise TableError(
-            f"the file is not text (byte {offset + index:,} is NUL); "
-            "save the sheet as CSV, or the text as UTF-8"
-        )
-
-
-def _decodes(decoder: codecs.IncrementalDecoder, data: bytes, *, final: bool = False) -> bool:
-    try:
-        decoder.decode(data, final)
-    except UnicodeError:
-        return False
-    return True
-
-
-def unreadable(error: OSError) -> TableError:
-    """Return the error for a file that the operating system cannot open or read."""
-    return TableError(f"the file cannot be read: {error.strerror or error}")
-
-
-def read_lines(opener: Opener, encoding: str) -> Iterator[str]:
-    r"""Read lines with their ends (LF, CR or CRLF), each cut at ``MAX_ROW`` characters.
-
-    Raises:
-        TableError: the file cannot be read.
-    """
-    try:
-        with opener() as raw, io.TextIOWrapper(raw, encoding, errors="replace", newline="") as text:
-            while line := text.readline(MAX_ROW):
-                yield line
-                while len(line) == MAX_ROW and not line.endswith(("\n", "\r")):
-                    line = text.readline(MAX_ROW)  # skip the rest of the line
-    except OSError as error:
-        raise unreadable(error) from error
 
 
 def find_delimiter(lines: Iterable[str], known: Collection[str]) -> str:

@@ -13,16 +13,8 @@ from itertools import islice
 from pathlib import PurePath
 
 from clipdemo.errors import TableError
-from clipdemo.tables.delimited import (
-    MAX_COLUMNS,
-    Content,
-    Opener,
-    Record,
-    find_delimiter,
-    inspect,
-    read_lines,
-    records,
-)
+from clipdemo.tables.content import MAX_COLUMNS, Content, Inspection, Opener, Record, inspect, read_lines
+from clipdemo.tables.delimited import find_delimiter, records
 from clipdemo.tables.row import Row
 from clipdemo.tables.typed import read_jsonl, read_parquet
 
@@ -114,7 +106,7 @@ def open_table(
         TableError: the file is not a table, or a column is missing.
     """
     inspection = inspect(opener)
-    content = _content(name, opener, inspection.encoding)
+    content = _read_content(name, opener, inspection)
     image, caption, notes = _choose_columns(content, image_column, caption_column)
     return Table(
         name=name,
@@ -134,12 +126,12 @@ def read_columns(name: str, opener: Opener) -> tuple[str, ...]:
     Raises:
         TableError: the file is not a table.
     """
-    return _content(name, opener, inspect(opener).encoding).columns
+    return _read_content(name, opener, inspect(opener)).columns
 
 
-def _content(name: str, opener: Opener, encoding: str) -> Content:
-    suffix = PurePath(name).suffix.lower()
-    if not encoding:
+def _read_content(name: str, opener: Opener, inspection: Inspection) -> Content:
+    suffix, encoding = PurePath(name).suffix.lower(), inspection.encoding
+    if inspection.format == "parquet":
         content = read_parquet(opener)
     else:
         text = next((line.lstrip() for line in read_lines(opener, encoding) if line.strip()), "")

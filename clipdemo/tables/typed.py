@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from clipdemo.errors import ClipdemoError, TableError
-from clipdemo.tables.delimited import MAX_COLUMNS, MAX_ROW, Content, Opener, Record, read_lines, unreadable
+from clipdemo.tables.content import MAX_COLUMNS, MAX_ROW, Content, Opener, Record, read_lines, unreadable
 
 _BATCH_ROWS, _BATCH_BYTES = 256, 4_000_000  # of Parquet, read at a time
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be encoded
