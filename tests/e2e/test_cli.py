@@ -126,7 +126,7 @@ HOSTILE = [
     (("http://nothing.invalid/a.jpg", "a dead address"), r"^(not reachable|timed out): "),
     (("http://127.0.0.1/a.jpg", "a private address"), r"^blocked: "),
     (("http://169.254.169.254/latest/meta-data", "a cloud's own address"), r"^blocked: "),
-    (("file:///etc/hostname", "no web address"), r"^no such file: .*file: are not read"),
+    (("file:///etc/hostname", "no web address"), r"^no such file: .*file: addresses are not read"),
     (("/etc/hostname", "outside"), r"^no such file: .*outside"),
     (("../outside.png", "outside"), r"^no such file: .*outside"),
     (("page.png", "HTML instead of an image"), r"^not an image: .*HTML"),
