@@ -28,7 +28,7 @@ class Limits:
         cache_bytes: for the embeddings of all sessions together.
         memory_bytes: resident memory of the process; None allows what the system allows.
         pixels: width x height of one image. Not adjustable: the memory for decoding grows with it.
-        typed: checkpoints that a visitor may type beside the catalogue: "none", "hub" names, or also
+        typed: checkpoints that a visitor may type in addition to the catalogue: "none", "hub" names, or also
             "folders" of the server.
     """
 

@@ -26,9 +26,8 @@ def main(folder: Path) -> None:
     warm.known(first).release()
     give_back()
     base = Memory().resident()
-    governor = Governor(
-        Memory(base + 310_000_000)
-    )  # room for one checkpoint of 113 MB and its passes, but not for two
+    # Room for one checkpoint of 113 MB and its passes, but not for two.
+    governor = Governor(Memory(base + 310_000_000))
     governor.note_first_use()
     loader = Loader(EmbeddingStore(10**6), load_encoder, governor)
     seen: dict[str, object] = {"base": base}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 import time
@@ -22,7 +21,7 @@ from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableErr
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.models.load import peak_gpu_bytes
-from clipdemo.output import files
+from clipdemo.output.files import CsvWriter
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
 from clipdemo.scoring.score import background
 from clipdemo.similarity import FloatArray, percentile
@@ -210,17 +209,18 @@ class _PartialOutput:
         """Write the rows already scored, then those of each chunk."""
         before, started = self._ledger.row_count, time.perf_counter()
         with self._options.output.open("w", encoding="utf-8", newline="") as file:
-            _write_rows(file, [audit_report.header(self._table)])
-            self._catch_up(file)
+            writer = CsvWriter(file, audit_report.header(self._table), line_end="\r\n")
+            self._catch_up(writer, file)
             progress(self._written, self._table.count, 0.0)
             for done in chunks:
-                self._catch_up(file)
+                self._catch_up(writer, file)
                 seconds = time.perf_counter() - started
                 progress(done, self._table.count, (done - before) / seconds if seconds else 0.0)
 
-    def _catch_up(self, file: IO[str]) -> None:
+    def _catch_up(self, writer: CsvWriter, file: IO[str]) -> None:
         done = self._ledger.row_count
-        _write_rows(file, map(self._cells, self._ledger.rows(self._written, done)))
+        for scored in self._ledger.rows(self._written, done):
+            writer.write(self._cells(scored))
         file.flush()
         self._written = done
 
@@ -239,14 +239,10 @@ def _write_output(path: Path, rows: Iterable[Sequence[str]], table: Table) -> No
     """Replace the partial output by the complete one."""
     new = path.with_name(path.name + ".new")
     with new.open("w", encoding="utf-8", newline="") as file:
-        _write_rows(file, [audit_report.header(table)])
-        _write_rows(file, rows)
+        writer = CsvWriter(file, audit_report.header(table), line_end="\r\n")
+        for row in rows:
+            writer.write(row)
     os.replace(new, path)
-
-
-def _write_rows(file: IO[str], rows: Iterable[Sequence[str]]) -> None:
-    """Write rows as CSV, with cells that a spreadsheet would run as a formula made inert."""
-    csv.writer(file).writerows(map(files.escape_formula, row) for row in rows)
 
 
 @contextmanager

@@ -84,9 +84,8 @@ class Stopwatch:
         self._images = list(images)
         self._captions = list(captions)
         self._timings: dict[str, _Timing] = {}
-        self._guard = (
-            threading.Lock()
-        )  # two sessions that time one checkpoint at once would slow each other down
+        # Two sessions that time one checkpoint at once would slow each other down.
+        self._guard = threading.Lock()
 
     def speed(self, checkpoint: Checkpoint) -> Speed | None:
         """The measured speed; None before enough batches are timed."""
@@ -105,7 +104,7 @@ class Stopwatch:
         """Time one batch of images, then one of captions; the first step is the warm-up.
 
         Each batch takes the lock of the forward pass by itself, so others get their turn in between. Waiting
-        for the lock is not counted. Embeddings are computed anew and not stored.
+        for the lock is not counted. Embeddings are computed each time and not stored.
 
         Raises:
             ReleasedCheckpointError: the weights were released.

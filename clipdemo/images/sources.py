@@ -181,7 +181,7 @@ def _members(
     lock = threading.Lock()
     files = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info)]
     if not files:
-        yield Rejected(name, ArchiveError.verdict, "the zip is empty; add images to it", "zip")
+        yield Rejected(name, ArchiveError.verdict, "the zip contains no files; add images to it", "zip")
     unpacked = used = 0
     for info in files:
         member_name = f"{name}/{info.filename}"

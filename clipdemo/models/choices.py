@@ -13,8 +13,9 @@ from pathlib import Path
 
 from clipdemo.errors import CheckpointNotFoundError
 from clipdemo.limits import Typed, format_bytes
-from clipdemo.models import hub, load
+from clipdemo.models import load
 from clipdemo.models.catalogue import CATALOGUE, title
+from clipdemo.models.hub import snapshot as hub
 
 MAX_LENGTH = 1_000  # characters of a typed name; paths are shorter
 _SEPARATOR = " · "  # between a title and its status in the picker

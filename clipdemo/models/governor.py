@@ -211,7 +211,7 @@ class Governor:
                 self._changed.wait(POLL_SECONDS)
 
     def _check_patience(self, name: str, shortage: str, since: float) -> None:
-        """Raise once a load has waited too long, or once no session uses its checkpoint any more."""
+        """Raise once a load has waited too long, or once its checkpoint is no longer used by any session."""
         # Every load that ends restarts the waiting time: while others come and go, room may follow.
         late = self._now() >= max(since, self._last_load_ended_at) + MAX_WAIT_SECONDS
         if not late and self._count_users(name):

@@ -18,15 +18,16 @@ from clipdemo.errors import (
     CorruptCheckpointError,
     HubUnreachableError,
 )
-from clipdemo.models import hub
 from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.frameworks import IMPORT_LOCK
+from clipdemo.models.hub import snapshot as hub
+from clipdemo.models.hub.transfer import Progress
 from clipdemo.models.trained import recipes
 from clipdemo.models.weights import folder_fingerprint, weight_bytes
 from clipdemo.types import Encoder
 
-OnProgress = Callable[[hub.Progress], None]
+OnProgress = Callable[[Progress], None]
 
 
 class MemoryGate(Protocol):

@@ -20,7 +20,7 @@ from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.governor import Governor
-from clipdemo.models.hub.snapshot import Progress
+from clipdemo.models.hub.transfer import Progress
 from clipdemo.models.load import download_bytes, load_encoder
 from clipdemo.types import Encoder
 

@@ -80,9 +80,8 @@ def _count_configured(folder: Path) -> int:
     config = _read_config(folder)
     total = 0
     for name in ("text_config", "vision_config"):
-        tower = config.get(f"{name}_dict") or config.get(
-            name
-        )  # old files have both; transformers reads the first
+        # Old files have both; transformers reads the first.
+        tower = config.get(f"{name}_dict") or config.get(name)
         if not isinstance(tower, dict):
             continue
         width = _positive(tower, "hidden_size", 512)

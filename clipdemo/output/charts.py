@@ -13,7 +13,7 @@ from clipdemo.types import Hit
 
 ACCENT = "#2563eb"  # contrast above 3:1 on white and on near-black
 FAINT = "#94a3b8"
-ORANGE = "#d97706"  # colour-blind people can tell it from the blue; dashes and diamonds repeat it
+ORANGE = "#d97706"  # colour-blind people can tell it from the blue; dots and diamonds repeat it
 LINEAR_UP_TO = 30  # ranks; a longer axis is logarithmic
 HEAD, LINE_HEIGHT, LOG_HEIGHT = 72, 24, 480  # pixels of a bump chart
 

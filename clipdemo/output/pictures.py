@@ -65,10 +65,11 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Picture:
-    """JPEG bytes (or none), and the lines below them."""
+    """JPEG bytes (or none), the lines below them, and whether a small picture is enlarged to its square."""
 
     thumbnail: bytes
     lines: Sequence[_Line]
+    enlarge: bool = False
 
 
 def grid_png(
@@ -108,6 +109,7 @@ def _tile_picture(tile: Tile) -> _Picture:
             _Line(tile.score, 48, 14, _FAINT),
             _Line(tile.flag, 66, 14, _WARNING),
         ],
+        enlarge=True,
     )
 
 
@@ -143,7 +145,9 @@ def _draw_picture(
     left, top = corner
     if picture.thumbnail:
         with Image.open(io.BytesIO(picture.thumbnail), formats=["JPEG"]) as thumbnail:
-            fitted = ImageOps.contain(thumbnail.convert("RGB"), (_TILE, _TILE))
+            fitted = thumbnail.convert("RGB")
+        if picture.enlarge or max(fitted.size) > _TILE:
+            fitted = ImageOps.contain(fitted, (_TILE, _TILE))
         canvas.paste(fitted, (left + (_TILE - fitted.width) // 2, top + (_TILE - fitted.height) // 2))
     for line in picture.lines:
         write_line(draw, (left, top + _TILE + line.top), line.text, line.size, _TILE, line.ink)

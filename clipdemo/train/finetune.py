@@ -57,7 +57,7 @@ class LoraLinear(nn.Module):
 
 
 class FineTuneLearner(nn.Module):
-    """A whole checkpoint of indices a small part is trained.
+    """A whole checkpoint; a small part of it is trained.
 
     Args:
         base: from :func:`open_base`.

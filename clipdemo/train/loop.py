@@ -278,12 +278,13 @@ def _temperature(learner: Learner) -> float:
     return math.exp(-learner.log_scale.item())
 
 
-def _thread_note(before: int) -> tuple[str, ...]:
-    """Return a note if the run was resumed with another thread count."""
-    threads = torch.get_num_threads()
-    if threads == before:
+def _thread_note(threads: list[int]) -> tuple[str, ...]:
+    """A note if the parts of the run had different thread counts."""
+    if len(set(threads)) == 1:
         return ()
+    first, *others = threads
+    resumed = " and ".join(str(count) for count in others)
     return (
-        f"the run started with {before} thread{'s' if before > 1 else ''} and was resumed with {threads}: "
+        f"the run started with {first} thread{'s' if first > 1 else ''} and was resumed with {resumed}: "
         "its weights may differ in their last digits from those of an uninterrupted run",
     )

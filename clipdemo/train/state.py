@@ -40,7 +40,7 @@ class State:
         best_recall: validation recall of that epoch, 0 to 1.
         best_weights: trained parameters of that epoch, by name.
         log_lines: lines of the log that belong to the completed steps.
-        threads: CPU threads of torch; the count affects the last bits of matrix products.
+        threads: CPU threads of torch, a count for each part of the run; they affect the last bits of products.
     """
 
     step: int = 0
@@ -51,7 +51,7 @@ class State:
     best_recall: float = -1.0
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     log_lines: int = 0
-    threads: int = field(default_factory=torch.get_num_threads)
+    threads: list[int] = field(default_factory=lambda: [torch.get_num_threads()])
 
 
 @dataclass
@@ -165,6 +165,7 @@ class RunFolder:
         if device.type == "cuda":
             torch.cuda.set_rng_state(saved["random_cuda"].cpu(), device)
         self.state = State(**saved["state"])
+        self.state.threads.append(torch.get_num_threads())
         self._cut_log()
 
     def _cut_log(self) -> None:

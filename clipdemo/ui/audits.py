@@ -90,9 +90,13 @@ class AuditJob(Job):
         if done is not None:
             self.done = done
             return True
-        self._steps = None  # closes the thread pool, and releases the uploaded bytes
-        with self._ending_on_error():
-            self._judge()
+        if not (self.cancelled or self.failed) and self.done < self.table.count:
+            self.failed = "the scoring was interrupted"
+        try:
+            with self._ending_on_error():
+                self._judge()  # may still encode the background, so the claim ends after it
+        finally:
+            self._steps = None  # closes the thread pool, and releases the uploaded bytes
         return True
 
     def progress(self) -> Progress | None:

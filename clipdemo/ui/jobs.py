@@ -40,7 +40,7 @@ class Job(ABC):
         lock: held during a slice; after a click, the previous run of the script may still be in a step.
         cancelled: whether the visitor ended it early.
         page: URL path of the page that shows its result; empty for work without a page of its own.
-        granted: whether the checkpoints it asked for are those that the session now keeps.
+        granted: the checkpoints it needs, if those are what the session now keeps; empty otherwise.
         announced: whether the visitor was told that it finished.
     """
 
@@ -48,7 +48,8 @@ class Job(ABC):
 
     def __init__(self, lock: threading.Lock | None = None) -> None:
         self.lock = lock or threading.Lock()
-        self.cancelled = self.granted = self.announced = False
+        self.cancelled = self.announced = False
+        self.granted: tuple[str, ...] = ()
 
     @abstractmethod
     def step(self) -> bool:
@@ -108,21 +109,22 @@ def run(
     _announce(lasting, page)
     unfinished = [job for job in lasting if not job.finished]
     draw()
-    # The page's own job goes first: its checkpoints may be all that the memory can hold.
-    page_first = handed_over[::-1]
-    _claim_checkpoints(page_first, loader, session)
-    served = [_serve(job) for job in (*page_first, *unfinished)]
+    _claim_checkpoints(handed_over, loader, session)
+    served = [_serve(job) for job in (*handed_over, *unfinished)]
     # A job that an overlapping run of the script finished meanwhile must be drawn, too.
     if any(served) or any(job.finished for job in unfinished):
         st.rerun()
 
 
-def _claim_checkpoints(jobs: Sequence[Job], loader: Loader, session: object) -> None:
-    """Let the session keep the checkpoints of the first job that needs any; those of others may be released."""
-    for job in jobs:
+def _claim_checkpoints(handed_over: Sequence[Job], loader: Loader, session: object) -> None:
+    """Let the session keep the checkpoints of one job; those of others may be released.
+
+    The page's own job, handed over after the sidebar's, comes first: its checkpoints may be all that memory can hold.
+    """
+    for job in reversed(handed_over):
         if names := job.checkpoints():
-            job.granted = True
-            st.session_state["claimed"] = names
+            job.granted = names
+            st.session_state["claimed"] = () if job is handed_over[0] else names
             loader.use(names[0], session, *names[1:])
             return
 

@@ -102,6 +102,7 @@ def claim_encoder(engine: Engine, session: object, name: str) -> CachedEncoder |
         name: the checkpoint.
     """
     st.session_state["queue-line"] = st.empty()
+    # Checkpoints that a page works with are kept until it says, at the end of this run, whether it still does.
     engine.loader.use(name, session, *st.session_state.get("claimed", ()))
     encoder = engine.loader.encoder(name)
     return with_queue_line(encoder) if encoder else None

@@ -104,9 +104,8 @@ def show_lint(
             )
             notes_on_caption.append("read as " + " ".join(terms))
         if counts and len(captions) > 1:
-            notes_on_caption.insert(
-                0, f"\u2068{plain(caption, 28)}\u2069"
-            )  # isolated: it may run right to left
+            # Isolated: it may run right to left.
+            notes_on_caption.insert(0, f"\u2068{plain(caption, 28)}\u2069")
         notes_on_caption += [f":orange[handled poorly] {weakness}" for weakness in weaknesses(caption)]
         lines.append(" · ".join(notes_on_caption))
     if len(captions) == 1:

@@ -12,13 +12,13 @@ import streamlit as st
 from clipdemo.images import sources
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.models.cache import BATCH, CachedEncoder
+from clipdemo.models.cache import CachedEncoder
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui.jobs import Job, Progress
 from clipdemo.ui.state import Engine
 
 PATIENCE = 0.2  # seconds that a click waits at most for a file that does not arrive
-STEP = 4  # images encoded between two chances for a click
+STEP = 4  # files decoded, and images encoded, between two chances for a click
 MAX_VERDICTS = 500  # on files, and on URLs, that a session keeps
 _EXHAUSTED = object()
 
@@ -138,11 +138,13 @@ class EncodingJob(Job):
         return (self._checkpoint,)
 
     def step(self) -> bool:
-        """Decode up to a batch of what has arrived, then encode a few images."""
+        """Decode a few of the files that have arrived, then encode a few images."""
+        if self.granted:
+            self._start_loading()
         missing = self._find_missing()
         if not self._workspace.queue and not missing:
             return False
-        for _ in range(BATCH - len(missing)):
+        for _ in range(STEP):
             if not self._workspace.queue or not self._decode_next(missing):
                 break
         if self._encoder and missing:
@@ -169,10 +171,7 @@ class EncodingJob(Job):
         return (*self._samples, *self._workspace.items.values())
 
     def _find_missing(self) -> list[ImageItem]:
-        """Images still to be encoded; the first call of a run also starts loading checkpoints."""
         if self._missing is None:
-            if self.granted:
-                self._start_loading()
             self._missing = self._encoder.missing(self._items()) if self._encoder else []
         return self._missing
 

@@ -30,6 +30,7 @@ def script():
             if self.finished or self.last is None:
                 return False
             self.count += 1
+            st.session_state.setdefault("order", []).append(self.last)
             return True
 
         def progress(self):
@@ -47,11 +48,18 @@ def script():
     elif ask == "page":
         st.session_state["handed over"] = [Counting(3, ("a", "b")), Counting(2), Counting(4, ("c",))]
         view.jobs.extend(st.session_state["handed over"])
+    elif ask == "stalling page":
+        st.session_state["handed over"] = [Counting(None)]
+        view.jobs.extend(st.session_state["handed over"])
     elif ask == "cancel":
         jobs.find("count").cancel()
 
     def draw():
         job = jobs.find("count")
+        if ask == "finish while drawing":  # as a run of the script that overlaps with this one does
+            st.text(f"{job.count} of {job.last}")
+            job.last = job.count
+            return
         st.text(f"{job.count} of {job.last}" if job else "no job")
 
     jobs.run(draw, view.jobs, state.engine().loader, workspace(), page=st.session_state.get("page", ""))
@@ -93,9 +101,33 @@ def test_a_cancelled_job_keeps_what_is_done(app):
     assert not app.sidebar.get("progress")
 
 
-def test_work_handed_over_ends_with_its_run_and_the_pages_own_job_gets_the_checkpoints(app):
+def test_a_job_that_another_run_finished_while_the_page_was_drawn_is_drawn_again(app):
+    asked(app, "stall")
+    assert asked(app, "finish while drawing", "counting").text[0].value == "0 of 0"
+
+
+def test_every_step_holds_the_jobs_lock_so_that_an_overlapping_run_waits(app):
+    asked(app, "stall")
+    job = app.session_state["jobs"]["count"]
+    job.last, entered = 5, []
+    step = job.step
+    job.step = lambda: entered.append(job.lock.locked()) or step()
+    assert asked(app, "", "counting").text[0].value == "5 of 5"
+    assert entered
+    assert all(entered)
+
+
+def test_jobs_are_served_in_the_order_they_were_handed_over_and_the_pages_own_gets_the_checkpoints(app):
     asked(app, "page")
     jobs = app.session_state["handed over"]
-    assert [job.count for job in jobs] == [3, 2, 4]
-    assert [job.granted for job in jobs] == [False, False, True]  # the last one handed over is the page's
+    assert app.session_state["order"] == [3, 3, 3, 2, 2, 4, 4, 4, 4]
+    assert [job.granted for job in jobs] == [(), (), ("c",)]
     assert app.session_state["claimed"] == ("c",)
+
+
+def test_work_handed_over_ends_with_its_run(app):
+    asked(app, "stalling page")
+    (job,) = app.session_state["handed over"]
+    job.last = 3  # from here on it could go on
+    asked(app, "")
+    assert job.count == 0

@@ -82,7 +82,7 @@ def test_one_caption_has_no_share_and_none_says_what_to_do(app):
     assert "Type at least two" in text_of(app)
     app.segmented_control(key="pairs").set_value("Images × captions").run()
     app.text_area(key="captions").set_value("").run()
-    assert "Type one a line" in text_of(app)
+    assert "Type them in the sidebar, one per line" in text_of(app)
     app.segmented_control(key="pairs").set_value("Images × images").run()
     assert table(app).shape == (14, 14)
     app.selectbox(key="samples").set_value("none").run()

@@ -137,7 +137,7 @@ def test_about_says_what_a_number_means():
     assert not app.exception
     assert "A cosine is not a probability" in text_of(app)
     assert "CLIP ViT-B/32" in text_of(app)
-    assert re.search(r"Memory of this server: \d+\.\d GB of \d+\.\d GB used", text_of(app))
+    assert re.search(r"Memory of this server: [\d.]+ [GM]B of [\d.]+ [GM]B used", text_of(app))
     facts = app.dataframe[0].value.set_index("checkpoint")
     assert list(facts.index) == [entry.title for entry in CATALOGUE.values()]
     assert facts.loc["CLIP ViT-B/32", "figure"] == "30.4 %"

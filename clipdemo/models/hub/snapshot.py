@@ -39,8 +39,6 @@ from clipdemo.models.hub.transfer import (
     translate_hub_errors,
 )
 
-__all__ = ["Progress", "Snapshot", "download", "find", "is_name"]
-
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX, SHARDS = "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors"
 SMALL_FILES = (

@@ -22,7 +22,7 @@ from torch import nn
 
 from clipdemo import memory
 from clipdemo.errors import CorruptCheckpointError
-from clipdemo.models import hub
+from clipdemo.models.hub import snapshot as hub
 from clipdemo.models.trained.heads import LOCKED, HeadConfig, Heads
 from clipdemo.models.trained.recipes import (
     CONFIG,

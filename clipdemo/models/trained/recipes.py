@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from clipdemo.errors import CorruptCheckpointError
-from clipdemo.models import hub, weights
+from clipdemo.models import weights
 from clipdemo.models.embedded import conse
 from clipdemo.models.embedded import towers as embedded_towers
+from clipdemo.models.hub import snapshot as hub
+from clipdemo.models.hub.transfer import Progress
 
 MODEL_TYPE = "clipdemo-dual-encoder"
 FORMAT = 2
@@ -111,7 +113,7 @@ def read_recipe(folder: Path) -> Recipe:
 def hub_tower(
     reference: Reference,
     needs: hub.Needs,
-    on_progress: Callable[[hub.Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     check_size: Callable[[int], None] | None = None,
 ) -> hub.Snapshot:
     """The files of a tower from the hub, downloaded unless cached; arguments as of ``hub.download``.
@@ -127,7 +129,7 @@ def hub_tower(
 
 def download_towers(
     recipe: Recipe,
-    on_progress: Callable[[hub.Progress], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
     check_size: Callable[[int], None] | None = None,
 ) -> None:
     """Download the towers that are not in the cache; arguments and errors as of :func:`hub_tower`."""

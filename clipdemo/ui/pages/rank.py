@@ -47,7 +47,7 @@ def show(view: View) -> None:
         label_visibility="collapsed",
     )
     if direction != LIKE_IMAGE and not view.captions:
-        st.info("No captions yet. Type one a line in the sidebar.", icon=":material/edit:")
+        st.info("No captions yet. Type them in the sidebar, one per line.", icon=":material/edit:")
     elif direction == FOR_IMAGE:
         _downloads(view, matrix, _captions_for_image(matrix, scale), [])
     else:

@@ -8,7 +8,7 @@ from PIL import Image
 from clipdemo.errors import HubUnreachableError
 from clipdemo.models.cache import EmbeddingStore
 from clipdemo.models.catalogue import EMBEDDED
-from clipdemo.models.hub.snapshot import Progress
+from clipdemo.models.hub.transfer import Progress
 from clipdemo.models.load import load_encoder
 from clipdemo.models.loader import Loader
 

@@ -26,6 +26,17 @@ def test_the_grid_is_a_picture_with_every_tile(colour_items):
         )
 
 
+def test_a_small_image_is_not_enlarged_in_the_grid(colour_items):
+    data = pictures.grid_png([("a heading", [Hit(1, 0, 0.5, 50.0)])], colour_items, "a footer")
+    with Image.open(io.BytesIO(data)) as opened:
+        grid = opened.convert("RGB")
+    side = max(colour_items[0].image.size)
+    assert side < 200
+    left, top, tile = 16, 56, 260
+    assert grid.getpixel((left + tile // 2, top + tile // 2)) != (255, 255, 255)
+    assert grid.getpixel((left + tile // 2 - side, top + tile // 2)) == (255, 255, 255)
+
+
 def test_an_empty_grid_is_a_picture(colour_items):
     assert (
         Image.open(io.BytesIO(pictures.grid_png([("x" * 500, [])], colour_items, "y" * 900))).size[0] == 640

@@ -187,18 +187,24 @@ def test_a_run_whose_tower_was_replaced_does_not_resume(side, table, towers, tmp
 
 
 def test_a_run_resumed_with_another_thread_count_has_a_note(table, towers, tmp_path):
-    def stop(progress):
-        raise KeyboardInterrupt
+    def interrupted_in(epoch, *, resume):
+        def stop(progress):
+            if progress.epoch == epoch:
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        run_training(train_options(table, tmp_path / "m", **towers, **TINY), stop, lambda *progress: None)
-    torch.set_num_threads(2)
-    try:
-        done = run(table, tmp_path / "m", **towers, **TINY, resume=True)
-    finally:
-        torch.set_num_threads(1)
+        options = train_options(table, tmp_path / "m", **towers, **TINY, resume=resume)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(options, stop, lambda *progress: None)
+
+    for threads in (1, 2):  # the state is saved after each epoch
+        torch.set_num_threads(threads)
+        try:
+            interrupted_in(threads, resume=threads == 2)
+        finally:
+            torch.set_num_threads(1)
+    done = run(table, tmp_path / "m", **towers, **TINY, resume=True)
     (note,) = done.history.notes
-    assert note.startswith("the run started with 1 thread and was resumed with 2")
+    assert note.startswith("the run started with 1 thread and was resumed with 2 and 1")
     assert note in done.as_dict()["notes"]
     assert note in (tmp_path / "m/README.md").read_text("utf-8")
 

@@ -41,6 +41,8 @@ def show(view: View, engine: Engine) -> None:
 
 
 def _choose(view: View, engine: Engine) -> None:
+    if "audit-error" in st.session_state:  # of the start that was just tried
+        st.error(views.plain(st.session_state.pop("audit-error"), 500), icon=":material/error:")
     st.markdown(
         "Upload a table with an image and a caption in each row. Every pair is scored, ranked against all other "
         "captions and images of the table, and flagged where it looks wrong. Only the model is taken from the sidebar."
@@ -94,8 +96,6 @@ def _choose(view: View, engine: Engine) -> None:
         on_click=_start,
         args=(view, engine),  # without bytes: Streamlit keeps a button's arguments for the whole session
     )
-    if "audit-error" in st.session_state:
-        st.error(views.plain(st.session_state.pop("audit-error"), 500))
 
 
 def _opened(file: Any, engine: Engine) -> Table | None:

@@ -188,8 +188,8 @@ def _footprint(job: AuditJob) -> None:
         st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
         memory = memory_text(peak_resident_bytes(), _gpu(job))
         st.caption(
-            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several threads; "
-            f"{memory} of the server."
+            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several threads. "
+            f"The server's {memory}."
         )
 
 

@@ -75,12 +75,9 @@ class Entrant:
 class ComparisonJob(Job):
     """Loads, encodes and times what a comparison lacks, one checkpoint at a time."""
 
-    page = "compare"
-
     def __init__(self, engine: Engine, task: Task) -> None:
         super().__init__()
         self._engine, self._task = engine, task
-        self._claimed: tuple[str, ...] = ()
 
     def checkpoints(self) -> tuple[str, ...]:
         """Those that still have work left.
@@ -92,14 +89,13 @@ class ComparisonJob(Job):
         following = _next(self._engine, entrants)
         if following and following.name not in names:
             names.append(following.name)
-        self._claimed = tuple(names)
-        return self._claimed
+        return tuple(names)
 
     def step(self) -> bool:
         """Encode a few images or captions, or time a batch, under the checkpoint whose turn it is."""
         entrants = look(self._engine, self._task)
         entrant = _next(self._engine, entrants)
-        if entrant is None or entrant.name not in self._claimed:  # the next run claims it first
+        if entrant is None or entrant.name not in self.granted:  # the next run claims it first
             return False
         loader = self._engine.loader
         encoder = loader.encoder(entrant.name)
@@ -196,7 +192,7 @@ def timed(engine: Engine, entrant: Entrant) -> bool:
 
 
 def settled(engine: Engine, entrant: Entrant) -> bool:
-    """Whether its state will not change any more."""
+    """Whether its state is final."""
     done = entrant.complete and timed(engine, entrant)
     return not entrant.status.busy and (done or bool(entrant.reason))
 

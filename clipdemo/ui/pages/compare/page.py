@@ -146,9 +146,7 @@ def _scored(entrants: list[Entrant], view: View) -> list[Side]:
             continue
         try:
             matrix = score_matrix(entrant.encoder, view.items, view.captions, templates=view.templates)
-        except (
-            ClipdemoError
-        ) as error:  # a weighted caption that cancels out under this checkpoint alone, for one
+        except ClipdemoError as error:  # such as a weighted caption that cancels out under this checkpoint
             st.caption(f":orange[**{views.plain(entrant.title)}**: {views.plain(str(error), 300)}]")
             continue
         sides.append(Side(entrant.title, entrant.encoder, matrix))

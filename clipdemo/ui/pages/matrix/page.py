@@ -34,8 +34,10 @@ def show(view: View) -> None:
     pairs = _pairs()
     least = {IMAGES_CAPTIONS: 1, IMAGES_IMAGES: 0, CAPTIONS_CAPTIONS: 2}[pairs]
     if len(view.captions) < least:
-        number = "at least two, one a line," if least == 2 else "one a line"
-        st.info(f"No captions to compare yet. Type {number} in the sidebar.", icon=":material/edit:")
+        number = "at least two" if least == 2 else "them"
+        st.info(
+            f"No captions to compare yet. Type {number} in the sidebar, one per line.", icon=":material/edit:"
+        )
         return
     shown, order = _choices(pairs, scored)
     compared = matrix_view(pairs, order, scored)
