@@ -15,6 +15,7 @@ from clipdemo.models import catalogue
 from clipdemo.output import pictures
 from clipdemo.output.html import data_uri, render
 from clipdemo.output.pictures import MatrixLabels, Tile
+from clipdemo.scoring.matrix import cosine_sheet
 from clipdemo.scoring.retrieval import RetrievalMetrics
 from clipdemo.tables.table import Table
 
@@ -95,7 +96,7 @@ def similarity_matrix_png(audit: Audit, limit: int = MAX_ROWS) -> bytes:
         footer=f"Under {_model(audit)}. The first {len(images)} images and {len(captions)} captions of the table.",
         row_thumbnails=thumbnails if all(thumbnails) else None,
     )
-    return pictures.matrix_png(pictures.cosine_sheet(values), labels)
+    return pictures.matrix_png(cosine_sheet(values, decimals=2), labels)
 
 
 def matrix(audit: Audit, limit: int) -> tuple[similarity.FloatArray, list[int], list[int]]:

@@ -19,6 +19,7 @@ from clipdemo.models import catalogue
 from clipdemo.output import files, pictures
 from clipdemo.output.files import Ranked
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
+from clipdemo.scoring.matrix import cosine_sheet
 from clipdemo.scoring.prompts import Query, Templates
 from clipdemo.scoring.score import background, encode_queries, rank
 from clipdemo.similarity import FloatArray
@@ -139,7 +140,7 @@ class ScoredImages:
         footer = f"Under {catalogue.title(self.checkpoint.id)}, {' | '.join(self.templates.patterns)}"
         title = "Cosine of images and captions"
         labels = pictures.MatrixLabels(self.names, self.captions, title, footer, self.thumbnails)
-        return pictures.matrix_png(pictures.cosine_sheet(self.cosine), labels)
+        return pictures.matrix_png(cosine_sheet(self.cosine, decimals=2), labels)
 
     def _origin(self) -> dict[str, object]:
         return {

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from clipdemo.scoring.matrix import COLOURS, Sheet
-from clipdemo.similarity import FloatArray
 from clipdemo.types import Hit, ImageItem
 
 _TILE, _GAP = 260, 16  # pixels: side of a picture, room around it
@@ -160,17 +159,6 @@ def _two_lines(text: str, size: int, room: int) -> tuple[str, str]:
     while fits < len(words) and font.getlength(" ".join(words[: fits + 1])) <= room:
         fits += 1
     return " ".join(words[:fits]), " ".join(words[fits:])
-
-
-def cosine_sheet(values: FloatArray) -> Sheet:
-    """A matrix of cosines with two decimals, coloured from its lowest to its highest value.
-
-    Args:
-        values: (n_rows, n_columns); may be empty.
-    """
-    defined = values[~np.isnan(values)]
-    low, high = (float(defined.min()), float(defined.max())) if defined.size else (0.0, 1.0)
-    return Sheet(values.astype(np.float32), "cosine", low, high, 2)
 
 
 def matrix_png(sheet: Sheet, labels: MatrixLabels) -> bytes:

@@ -130,7 +130,7 @@ def sheet(view: str, cosine: FloatArray, checkpoint: Checkpoint, background: Flo
     if view == PERCENTILE:
         return _percent(np.floor(similarity.percentile(cosine, background)), "percentile", decimals=0)
     if view == COSINE:
-        return _cosines(cosine)
+        return cosine_sheet(cosine)
     raise ValueError(f"{view!r} is not a view of images x captions")
 
 
@@ -156,8 +156,20 @@ def square_sheet(view: str, cosine: FloatArray, background: FloatArray | None = 
         percentiles = np.floor(similarity.percentile(cosine, background)).astype(np.float32)
         return _percent(_without_diagonal(percentiles), "percentile", decimals=0)
     if view == COSINE:
-        return _cosines(others)
+        return cosine_sheet(others)
     raise ValueError(f"{view!r} is not a view of items against themselves")
+
+
+def cosine_sheet(values: FloatArray, decimals: int = 3) -> Sheet:
+    """Return a matrix of cosines, coloured from its lowest to its highest value.
+
+    Args:
+        values: (n_rows, n_columns); may be empty, and nan where a pair has no value.
+        decimals: digits shown.
+    """
+    defined = values[~np.isnan(values)]
+    low, high = (float(defined.min()), float(defined.max())) if defined.size else (0.0, 1.0)
+    return Sheet(values.astype(np.float32), "cosine", low, high, decimals)
 
 
 def arrange(how: str, cosine: FloatArray, *, square: bool = False) -> tuple[IntArray, IntArray]:
@@ -195,12 +207,6 @@ def _leaves(rows: FloatArray) -> IntArray:
 
     tree = hierarchy.linkage(rows.astype(np.float64), "average", optimal_ordering=True)
     return np.asarray(hierarchy.leaves_list(tree), dtype=np.int64)
-
-
-def _cosines(values: FloatArray) -> Sheet:
-    defined = values[~np.isnan(values)]
-    low, high = (float(defined.min()), float(defined.max())) if defined.size else (0.0, 1.0)
-    return Sheet(values, "cosine", low, high, 3)
 
 
 def _percent(values: FloatArray, unit: str, decimals: int = 1) -> Sheet:

@@ -70,7 +70,7 @@ def test_the_report_names_rows_scores_flags_and_cost():
     assert "best rival: a red square" in page.text
     assert "hit when any of its right answers" in page.text
     assert "fetch <b>" in page.text
-    assert "Peak memory of the process 5 MB" in page.text
+    assert "peak memory 5 MB" in page.text
     assert page.tags.count("figure") == 3
     assert page.tags.count("img") == 4  # three photographs and the matrix
 

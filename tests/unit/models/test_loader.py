@@ -152,8 +152,9 @@ loader = Loader(EmbeddingStore(10**6), work)
 loader.start("embedded")
 if {after}:
     loader.start("owner/name", after={after})
-started.wait() atexit.register(lambda: (time.sleep(0.3), print(loader.status("embedded").state,
-loader.status("owner/name").state)))
+started.wait()
+states = lambda: (loader.status("embedded").state, loader.status("owner/name").state)
+atexit.register(lambda: (time.sleep(0.3), print(*states())))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ready idle\n", "")

@@ -7,6 +7,7 @@ from PIL import Image
 
 from clipdemo.output import pictures
 from clipdemo.output.pictures import MatrixLabels
+from clipdemo.scoring.matrix import cosine_sheet
 from clipdemo.types import Hit
 
 
@@ -49,7 +50,7 @@ VALUES = np.array([[0.1, 0.3, 0.2], [0.4, np.nan, 0.0]], dtype=np.float32)
 def matrix(
     values=VALUES, rows=("a.jpg", "b.jpg"), columns=("a cat", "a dog", "a cow"), thumbnails=None, ends=None
 ):
-    sheet = pictures.cosine_sheet(values)
+    sheet = cosine_sheet(values, decimals=2)
     if ends:
         sheet = replace(sheet, low=ends[0], high=ends[1])
     labels = MatrixLabels(rows, columns, "Cosine under tiny", "templates: {}", thumbnails)

@@ -16,6 +16,7 @@ from clipdemo.output import heatmaps, pictures
 from clipdemo.output.files import CsvWriter
 from clipdemo.output.heatmaps import Axis
 from clipdemo.output.html import data_uri
+from clipdemo.scoring.matrix import cosine_sheet
 from clipdemo.scoring.retrieval import RetrievalMetrics
 from clipdemo.ui import audits, views
 from clipdemo.ui.audits import AuditJob
@@ -158,7 +159,7 @@ def _matrix(audit: Audit) -> None:
     few = len(names) <= 6
     rows = Axis([audit.short_name(image) for image in images], strip, 26)
     columns = Axis(names, None, 84 if few else 18, wrapped=few)
-    sheet = pictures.cosine_sheet(values)
+    sheet = cosine_sheet(values, decimals=2)
     title = catalogue.title(audit.checkpoint.id)
     figure = heatmaps.heatmap(sheet, rows, columns, title=title, extra=[values])
     # Holds only our own number. A narrow screen scrolls the chart sideways.
