@@ -15,7 +15,7 @@ from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.samples import SAMPLE_CAPTIONS, sample_items, sample_sets
 from clipdemo.scoring.prompts import PRESETS, Templates, read_captions
 from clipdemo.types import ImageItem, Rejected
-from clipdemo.ui import picker, views
+from clipdemo.ui import jobs, picker, views
 from clipdemo.ui.state import Engine, View, claim_encoder
 from clipdemo.ui.workspace import EncodingJob, Workspace
 
@@ -28,6 +28,7 @@ URL_WORKERS = 6  # threads that fetch; they wait for the network, not for the pr
 def sidebar(engine: Engine, workspace: Workspace) -> View:
     """Show the inputs and read them; hands over the job that encodes the images."""
     with st.sidebar:
+        jobs.reserve_progress()
         st.subheader("Captions", anchor=False)
         captions_box = st.container()
         st.subheader("Images", anchor=False)

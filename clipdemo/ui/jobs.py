@@ -18,6 +18,7 @@ import streamlit as st
 from clipdemo.models.loader import Loader
 
 SLICE_SECONDS = 2.0  # of work between two looks at the page
+WATCH_SECONDS = 3.0  # between two looks whether the script still runs
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,33 @@ def run(
     lasting: list[Job] = list(st.session_state.get("jobs", {}).values())
     _announce(lasting, page)
     unfinished = [job for job in lasting if not job.finished]
+    if unfinished:
+        _watch(unfinished)
     draw()
     _claim_checkpoints(handed_over, loader, session)
     served = [_serve(job) for job in (*handed_over, *unfinished)]
     # A job that an overlapping run of the script finished meanwhile must be drawn, too.
     if any(served) or any(job.finished for job in unfinished):
         st.rerun()
+
+
+def reserve_progress() -> None:
+    """Keep a place for the progress of jobs; the sidebar calls it first, so that it is seen without scrolling."""
+    st.session_state["progress"] = st.container()
+
+
+def _watch(unfinished: Sequence[Job]) -> None:
+    """Have the browser run the script again when a visitor stopped it by Streamlit's own button."""
+    in_script = True
+
+    @st.fragment(run_every=WATCH_SECONDS)
+    def watch() -> None:
+        # As a fragment of its own it runs only while the script does not.
+        if not in_script and not all(job.finished for job in unfinished):
+            st.rerun()
+
+    watch()
+    in_script = False
 
 
 def _claim_checkpoints(handed_over: Sequence[Job], loader: Loader, session: object) -> None:
@@ -133,7 +155,7 @@ def _serve(job: Job) -> bool:
     """Give a job one slice; returns whether anything was done."""
     with job.lock:
         until = time.monotonic() + SLICE_SECONDS
-        bar, worked = st.sidebar.empty(), False
+        bar, worked = st.session_state["progress"].empty(), False
         _show(bar, job)
         while time.monotonic() < until and job.step():
             worked = True

@@ -106,7 +106,7 @@ def show_lint(
         if counts and len(captions) > 1:
             # Isolated: it may run right to left.
             notes_on_caption.insert(0, f"\u2068{plain(caption, 28)}\u2069")
-        notes_on_caption += [f":orange[handled poorly] {weakness}" for weakness in weaknesses(caption)]
+        notes_on_caption += [f":orange[handled poorly:] {weakness}" for weakness in weaknesses(caption)]
         lines.append(" · ".join(notes_on_caption))
     if len(captions) == 1:
         lines.append("One caption can be ranked; a share requires at least two.")

@@ -39,6 +39,8 @@ def script():
         def outcome(self):
             return f"Counted to {self.count}."
 
+    with st.sidebar:
+        jobs.reserve_progress()
     view = state.View(None, (), (), Templates(), "embedded", ())
     ask = st.session_state.pop("ask", "")
     if ask == "count":
