@@ -94,5 +94,5 @@ def _describe(data: bytes) -> str:
     if b"<svg" in head:
         return "SVG is a drawing; export it as PNG"
     if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
-        return f"the file is a text, not an image; {_READABLE}"
+        return f"the file is text, not an image; {_READABLE}"
     return f"the file is not an image in a supported format; {_READABLE}"

@@ -78,7 +78,7 @@ OTHER_FILES = {
     "JPEG 2000": b"\0\0\0\x0cjP  \r\n",
     "icon": b"\0\0\1\0\1\0",
     "video": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
-    "is a text": b"BM is how this text starts, and it goes on",
+    "is text": b"BM is how this text starts, and it goes on",
     "not an image in a supported format": b"\0\1\2\3" * 20,
 }
 

@@ -103,7 +103,7 @@ def test_clutter_of_operating_systems_is_skipped_in_silence():
 
 @pytest.mark.parametrize("members", [[], [("in/", b"")], [(".DS_Store", b"x")]])
 def test_a_zip_with_nothing_in_it_says_so(members):
-    assert "the zip is empty" in only_rejected(expanded(make_zip(members))).reason
+    assert "the zip contains no files; add images to it" in only_rejected(expanded(make_zip(members))).reason
 
 
 def test_an_encrypted_member_is_refused_with_what_to_do():

@@ -423,7 +423,7 @@ def test_two_sessions_download_the_same_checkpoint_once(server):
 
 def test_another_process_follows_the_environment_and_prints_nothing(server, home):
     program = (
-        "import sys, clipdemo.models.hub as hub\n"
+        "import sys, clipdemo.models.hub.snapshot as hub\n"
         "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
         f"assert hub.find({NAME!r}) is None\n"
         "assert 'huggingface_hub' not in sys.modules\n"
