@@ -81,26 +81,26 @@ def test_the_valid_files_are_valid():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # a warning about mutated EXIF must not end the decoding
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(mutated())
 def test_a_mutated_file_gives_an_image_or_an_image_error(data):
     check(data)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(mutated())
 def test_a_mutated_file_raises_no_warning_even_as_an_error(data):
     check(data)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from([data[:12] for data in FILES] + [b""]), st.binary(max_size=300))
 def test_random_bytes_give_an_image_error(start, rest):
     with pytest.raises(ImageError, match=r"^.{20,200}$"):
         decode_image(start + rest, "x", limits=LIMITS)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(1, 900),
     st.integers(1, 900),
@@ -119,7 +119,7 @@ def test_any_size_keeps_its_proportions_and_bounds(width, height, kind, mode):
     assert all(97 <= low <= high <= 103 for low, high in item.image.getextrema())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.sampled_from(FILES), st.text(max_size=20))
 def test_the_same_bytes_give_the_same_item_under_any_name(data, name):
     one, two = decode_image(data, name), decode_image(data, "x")

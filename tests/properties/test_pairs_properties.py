@@ -60,7 +60,7 @@ NOWHERE = ROWS.map(lambda rows: [(f"{image} nowhere", *others) for image, *other
 
 @given(NOWHERE)
 @example([("=1 nowhere", "@x", "\t", "''")])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_cells_of_a_csv_are_unchanged(rows):
     text = io.StringIO(newline="")
     csv.writer(text).writerows([HEADER, *rows])
@@ -68,7 +68,7 @@ def test_cells_of_a_csv_are_unchanged(rows):
 
 
 @given(NOWHERE.filter(len), st.sampled_from(["", "\0"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_cells_of_a_jsonl_table_are_unchanged(rows, extra):
     rows = [(*row[:2], row[2] + extra, row[3]) for row in rows]
     lines = [json.dumps(dict(zip(HEADER, row, strict=True))) for row in rows]

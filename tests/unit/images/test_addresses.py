@@ -9,7 +9,7 @@ import socket
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stand_in_network import LIMITS, PUBLIC, SEALED, no_connection
 
@@ -162,7 +162,6 @@ def test_a_paste_of_thousands_of_lines_ends_in_one_summary() -> None:
     assert "the other 9995 lines were not read" in rejected[-1].reason
 
 
-@settings(deadline=None)
 @given(
     text=st.lists(
         st.one_of(
@@ -181,7 +180,6 @@ def test_any_text_becomes_urls_or_rejections(text: str, most: int) -> None:
     assert all(item.reason and item.verdict for item in rejected)
 
 
-@settings(deadline=None)
 @given(rest=st.text(max_size=60))
 def test_any_url_raises_one_of_our_errors(rest: str) -> None:
     def unknown(*_: object, **__: object) -> list[tuple]:

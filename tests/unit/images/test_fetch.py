@@ -355,7 +355,7 @@ def test_a_broken_redirect_raises_one_of_our_errors(server: LoopbackServer, targ
         fetch_bytes("http://a.test/redirect", LIMITS, network=World(server))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     head=st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\nLocation: "]),
     fields=st.lists(
