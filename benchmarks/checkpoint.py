@@ -1,7 +1,7 @@
 """The checkpoint of every contender: a CLIP with random weights, written by ``save_pretrained``.
 
-Speed does not depend on weights. The tokenizer maps each of the benchmark's words to one token, as CLIP's does
-with common words.
+Speed does not depend on weights. The tokenizer maps each of the benchmark's words to one token, as CLIP's
+does with common words.
 """
 
 from __future__ import annotations

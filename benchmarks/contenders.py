@@ -1,7 +1,7 @@
 """The alternatives a user would otherwise pick, each used as its own documentation shows.
 
-Every contender runs in a process of its own (``benchmarks.worker``), so that none warms up another and the memory
-of each can be read.
+Every contender runs in a process of its own (``benchmarks.worker``), so that none warms up another and the
+memory of each can be read.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Times a first visit against an empty Streamlit page in the same browser: ``python -m benchmarks.first_visit``.
+"""Times a first visit against an empty Streamlit page in one browser: ``python -m benchmarks.first_visit``.
 
 Needs the development requirements and a Chromium. Prints medians of several visits, the ratio to the empty
 page, and the resident memory of the server.

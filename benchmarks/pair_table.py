@@ -1,8 +1,9 @@
-"""Measures memory and speed of ``clipdemo pairs``: ``python -m benchmarks.pair_table [rows]`` (default: 10,000).
+"""Memory and speed of ``clipdemo pairs``: ``python -m benchmarks.pair_table [rows]`` (default: 10,000).
 
 Every row has an image file and a caption of its own, the worst case for memory. The checkpoint is a CLIP
-with small towers and the usual 512 dimensions, so that the table dominates, not the model. Needs the development
-requirements. Prints rows a second, and the peak of resident memory above that of a run with ten rows.
+with small towers and the usual 512 dimensions, so that the table dominates, not the model. Needs the
+development requirements. Prints rows a second, and the peak of resident memory above that of a run with ten
+rows.
 """
 
 from __future__ import annotations

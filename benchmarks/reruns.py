@@ -1,7 +1,7 @@
-"""Measures the script time of a rerun with a full workspace: the real pages, run by Streamlit's script runner.
+"""Script time of a rerun with a full workspace: the real pages, run by Streamlit's script runner.
 
-The time is taken inside the script, from its first line to its last, without the runner's waiting and without a
-browser. The embedded model encodes the workspace. Run as a module; prints one JSON object.
+The time is taken inside the script, from its first line to its last, without the runner's waiting and without
+a browser. The embedded model encodes the workspace. Run as a module; prints one JSON object.
 """
 
 from __future__ import annotations

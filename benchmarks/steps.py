@@ -98,7 +98,7 @@ def table(contender: contenders.Contender, port: int, rows: int) -> Figures:
 
 
 def tower(contender: contenders.Contender, sizes: list[int], repeats: int) -> Figures:
-    """Return the image tower's arithmetic per second as a share of the machine's matrix product, per batch size."""
+    """Return the image tower's arithmetic per second as a share of the matrix product, per batch size."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -136,7 +136,7 @@ def _held(contender: contenders.Contender, images: int, texts: int) -> list[Any]
 
 
 def _timed(contender: contenders.Contender, work: Callable[[], Any], short_repeats: int = 1) -> Figures:
-    """Return the seconds of the work; the median of ``short_repeats`` runs if one takes less than ``SHORT``."""
+    """Return seconds; the median of ``short_repeats`` runs if one takes less than ``SHORT``."""
     contender.scale = 1.0
     seconds = _seconds(work)
     if seconds < SHORT:

@@ -51,10 +51,10 @@ def markdown(lines: list[Line], machine: dict[str, str], names: list[str]) -> st
     text += [f"- {name}: {value}" for name, value in machine.items()]
     text += [
         "",
-        "Median (minimum to maximum) of the repetitions; contenders take turns in one run. A star marks a figure that",
-        "was scaled from a part. Questions with one more item, or the same again, are asked five times in a row if they",
-        "take less than a second; their median is one repetition. The ratio is the best alternative's median over",
-        "clipdemo's.",
+        "Median (minimum to maximum) of the repetitions; contenders take turns in one run. A star marks a",
+        "figure that was scaled from a part. Questions with one more item, or the same again, are asked",
+        "five times in a row if they take less than a second; their median is one repetition. The ratio is",
+        "the best alternative's median over clipdemo's.",
         "",
     ]
     text += [f"| task | {' | '.join([OURS, *names])} | ratio | target |", "|" + " --- |" * (len(names) + 4)]

@@ -1,7 +1,8 @@
 """Simulates twenty visitors who change captions and checkpoints: ``python -m benchmarks.twenty_sessions``.
 
-Needs the development requirements. Starts a server with the embedded model and two tiny checkpoints, and sends it
-the sessions of the tests, which check every grid. Prints times, errors and the server's peak memory (Linux only).
+Needs the development requirements. Starts a server with the embedded model and two tiny checkpoints, and
+sends it the sessions of the tests, which check every grid. Prints times, errors and the server's peak memory
+(Linux only).
 """
 
 from __future__ import annotations

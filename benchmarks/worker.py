@@ -1,7 +1,7 @@
-"""Runs a contender in a process of its own: ``Worker`` starts it and asks; run as a module, this file answers.
+"""Runs a contender in its own process: ``Worker`` starts it and asks; run as a module, this file answers.
 
-Question and answer are one line of JSON each. An idle worker uses no processor time, so contenders can be timed
-in turn.
+Question and answer are one line of JSON each. An idle worker uses no processor time, so contenders can be
+timed in turn.
 """
 
 from __future__ import annotations

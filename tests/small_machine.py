@@ -1,4 +1,4 @@
-"""Loads and releases real checkpoints in a process with little memory; prints what is resident after each step."""
+"""Loads and releases real checkpoints in a process with little memory; prints the resident memory."""
 
 from __future__ import annotations
 

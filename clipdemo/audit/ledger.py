@@ -19,11 +19,17 @@ from clipdemo.similarity import FloatArray, IntArray
 
 _SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE images (id INTEGER PRIMARY KEY, sha256 TEXT UNIQUE NOT NULL, embedding BLOB NOT NULL, thumbnail BLOB);
+CREATE TABLE images (
+    id INTEGER PRIMARY KEY, sha256 TEXT UNIQUE NOT NULL, embedding BLOB NOT NULL, thumbnail BLOB
+);
 CREATE TABLE files (name TEXT PRIMARY KEY, image INTEGER, error TEXT NOT NULL);
 CREATE INDEX files_of_image ON files (image);
-CREATE TABLE captions (id INTEGER PRIMARY KEY, text TEXT UNIQUE NOT NULL, embedding BLOB NOT NULL, cut INTEGER NOT NULL);
-CREATE TABLE rows (number INTEGER PRIMARY KEY, image INTEGER, caption INTEGER, cosine REAL, error TEXT NOT NULL);
+CREATE TABLE captions (
+    id INTEGER PRIMARY KEY, text TEXT UNIQUE NOT NULL, embedding BLOB NOT NULL, cut INTEGER NOT NULL
+);
+CREATE TABLE rows (
+    number INTEGER PRIMARY KEY, image INTEGER, caption INTEGER, cosine REAL, error TEXT NOT NULL
+);
 """
 
 

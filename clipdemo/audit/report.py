@@ -93,7 +93,8 @@ def similarity_matrix_png(audit: Audit, limit: int = MAX_ROWS) -> bytes:
         row_names=[audit.short_name(image) for image in images],
         column_names=[audit.ledger.caption_text(caption)[0] for caption in captions],
         title="Cosine of images and captions",
-        footer=f"Under {_model(audit)}. The first {len(images)} images and {len(captions)} captions of the table.",
+        footer=f"Under {_model(audit)}. "
+        f"The first {len(images)} images and {len(captions)} captions of the table.",
         row_thumbnails=thumbnails if all(thumbnails) else None,
     )
     return pictures.matrix_png(cosine_sheet(values, decimals=2), labels)
@@ -153,7 +154,8 @@ def audit_html(audit: Audit, summary: Summary, usage: Usage, limit: int = MAX_TI
         pairs=len(audit.pairs),
         matrix=data_uri(similarity_matrix_png(audit), "png") if len(audit.pairs) else None,
         stages=[_stage_row(stage) for stage in usage.stages],
-        usage=f"{usage.seconds:.1f} seconds in all, on {usage.device}; stages overlap and run in several threads; "
+        usage=f"{usage.seconds:.1f} seconds in all, on {usage.device}; stages overlap and run in several "
+        f"threads; "
         f"{memory_text(usage.resident, usage.gpu)}.",
     )
 

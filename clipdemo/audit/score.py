@@ -72,8 +72,8 @@ def begin(ledger: Ledger, about: Mapping[str, str]) -> int:
             f"different {key}" if key.startswith("--") else f"a different {key}" for key in differing
         )
         raise LedgerError(
-            f"the run to resume was started with {differences}; write to another output, or delete that run's "
-            "progress file to start over"
+            f"the run to resume was started with {differences}; write to another output, or delete that "
+            "run's progress file to start over"
         )
     return ledger.row_count
 

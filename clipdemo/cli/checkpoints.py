@@ -46,8 +46,8 @@ def _entry_text(entry: CatalogueEntry) -> str:
         "on this machine" if is_local(entry.id) else f"to be downloaded, {format_bytes(entry.download_bytes)}"
     )
     shape = (
-        f"{entry.parameters / 1e6:,.0f} M parameters, {format_bytes(entry.memory_bytes)} of memory in float32, "
-        f"{entry.dim} dimensions, {entry.image_size} pixels, {entry.context_length} tokens"
+        f"{entry.parameters / 1e6:,.0f} M parameters, {format_bytes(entry.memory_bytes)} of memory in "
+        f"float32, {entry.dim} dimensions, {entry.image_size} pixels, {entry.context_length} tokens"
     )
     lines = [
         f"{entry.id}  ({entry.title}, {state})",

@@ -20,7 +20,8 @@ MEANINGS = {
     "overlap": "How many of the first images of one model are among the first of the other, in any order.",
 }
 COSTS = {
-    "load, s": "Seconds from files on this machine to a ready model; the first model also imports its libraries.",
+    "load, s": "Seconds from files on this machine to a ready model; "
+    "the first model also imports its libraries.",
     "ms an image": "Milliseconds for one image, without decoding.",
     "ms a caption": "Milliseconds for one caption, with tokenising.",
     "memory, MB": "Memory of the weights.",
@@ -55,9 +56,9 @@ def cost_sentence() -> str:
     count = costs.cores()
     return (
         f"Measured on this machine, with {count} processor core{'s' if count > 1 else ''} shared by all "
-        f"visitors: the median of {costs.MIN_BATCHES} to {costs.MAX_BATCHES} batches of {costs.IMAGES} images "
-        f"and {costs.CAPTIONS} captions, after one warm-up batch. Time spent waiting for other visitors is not "
-        "included; the slowdown that they cause is."
+        f"visitors: the median of {costs.MIN_BATCHES} to {costs.MAX_BATCHES} batches of {costs.IMAGES} "
+        f"images and {costs.CAPTIONS} captions, after one warm-up batch. Time spent waiting for other "
+        "visitors is not included; the slowdown that they cause is."
     )
 
 
@@ -117,9 +118,9 @@ def truth_sentence(truth: Truth, images: int) -> str:
     """
     cut = f" Only the first {MAX_PAIRS:,} pairs are used." if truth.left_out else ""
     return (
-        f"{len(truth.images)} of {images} images have a right caption; {len(truth.captions)} captions in all. "
-        "A question is a hit when any of its right answers is among the first k of these; other captions of the "
-        f"same image do not count as rivals.{cut}"
+        f"{len(truth.images)} of {images} images have a right caption; {len(truth.captions)} captions in "
+        "all. A question is a hit when any of its right answers is among the first k of these; other "
+        f"captions of the same image do not count as rivals.{cut}"
     )
 
 

@@ -81,8 +81,8 @@ _ENTRIES = (
         id=EMBEDDED,
         title="Embedded model",
         about="A small stand-in without a download: EfficientNet-Lite0 and all-MiniLM-L6-v2, joined by a "
-        "projection trained on about a thousand photographs. It knows everyday scenes, and the rest only roughly. "
-        "It is not CLIP.",
+        "projection trained on about a thousand photographs. It knows everyday scenes, and the rest only "
+        "roughly. It is not CLIP.",
         parameters=28_437_352,
         download_bytes=0,
         dim=386,

@@ -83,8 +83,8 @@ def _is_path(name: str) -> bool:
 def _check_folder(name: str, typed: Typed) -> str:
     if typed != "folders":
         raise CheckpointNotFoundError(
-            f"{name} looks like a folder, and folders of this server are not open to visitors; type a hub name "
-            "such as owner/name"
+            f"{name} looks like a folder, and folders of this server are not open to visitors; type a hub "
+            "name such as owner/name"
         )
     parts = re.split(r"[/\\]", name)
     if ".." in parts or parts[0].startswith("~"):

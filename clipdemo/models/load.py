@@ -100,7 +100,8 @@ def load_encoder(
         return _load_folder(Path(name), device, on_progress, gate)
     if not hub.is_name(name):
         raise CheckpointNotFoundError(
-            f"{name!r} is neither the folder of a checkpoint on this machine nor a hub name of the form owner/name"
+            f"{name!r} is neither the folder of a checkpoint on this machine nor a hub name of the form "
+            "owner/name"
         )
     cached = hub.find(name, _pinned_revision(name))
     if cached:

@@ -43,7 +43,8 @@ def caption_bars(
             customdata=[
                 [wrap(captions[h.index], 60), f"{h.cosine:.3f}", f"{h.whole_percentile}"] for h in hits
             ],
-            hovertemplate="%{customdata[0]}<br>cosine %{customdata[1]}, percentile %{customdata[2]}<extra></extra>",
+            hovertemplate="%{customdata[0]}<br>"
+            "cosine %{customdata[1]}, percentile %{customdata[2]}<extra></extra>",
         )
     )
     figure.update_layout(

@@ -33,9 +33,12 @@ MEANINGS = {
     SHARE_OF_CAPTIONS: "Softmax over the given captions, for each image: every row adds up to 100 %.",
     SHARE_OF_IMAGES: "Softmax over the given images, for each caption: every column adds up to 100 %.",
     SIGMOID: "Sigmoid of the logit, independently for each pair, as the checkpoint was trained.",
-    RANK_OF_CAPTION: "Rank of the caption among all captions, for each image: 1 is best and occurs once in every row.",
-    RANK_OF_IMAGE: "Rank of the image among all images, for each caption: 1 is best and occurs once in every column.",
-    RANK: "Rank of the column among all others, for each row: 1 is most similar and occurs once in every row.",
+    RANK_OF_CAPTION: "Rank of the caption among all captions, for each image: "
+    "1 is best and occurs once in every row.",
+    RANK_OF_IMAGE: "Rank of the image among all images, for each caption: "
+    "1 is best and occurs once in every column.",
+    RANK: "Rank of the column among all others, for each row: "
+    "1 is most similar and occurs once in every row.",
     PERCENTILE: "How many of a hundred unrelated pairs score lower under this checkpoint.",
 }
 

@@ -180,7 +180,8 @@ def read_captions(text: str, limit: int) -> CaptionLines:
             beyond_limit += 1
         elif len(line) > MAX_CAPTION_CHARACTERS:
             notes.append(
-                f"A caption of {len(line):,} characters was left out; the limit is {MAX_CAPTION_CHARACTERS:,}."
+                f"A caption of {len(line):,} characters was left out; the limit is "
+                f"{MAX_CAPTION_CHARACTERS:,}."
             )
         else:
             try:

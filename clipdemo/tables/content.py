@@ -1,4 +1,4 @@
-"""The content of a table file: its format and encoding, told by its bytes, and what each format's reader returns."""
+"""The content of a table file: format and encoding, told by its bytes, and what each reader returns."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Delimited text as records of cells: finds the delimiter and reads record by record.
 
-Not :mod:`csv`, which reads a cell such as ``, "a cat"`` with its quotes (docs/decisions.md has the measurement).
-Which column is which is decided in ``table.py``.
+Not :mod:`csv`, which reads a cell such as ``, "a cat"`` with its quotes (docs/decisions.md has the
+measurement). Which column is which is decided in ``table.py``.
 """
 
 from __future__ import annotations

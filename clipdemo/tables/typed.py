@@ -32,7 +32,8 @@ def read_jsonl(opener: Opener, encoding: str) -> Content:
             break  # the caller refuses so many columns
     if not columns:
         raise TableError(
-            f"none of the file's {count:,} lines is a JSON object with names; write one object per line, such as "
+            f"none of the file's {count:,} lines is a JSON object with names; write one object per line, "
+            "such as "
             '{"image": "a.jpg", "caption": "a cat"}'
         )
 

@@ -40,7 +40,8 @@ class State:
         best_recall: validation recall of that epoch, 0 to 1.
         best_weights: trained parameters of that epoch, by name.
         log_lines: lines of the log that belong to the completed steps.
-        threads: CPU threads of torch, a count for each part of the run; they affect the last bits of products.
+        threads: CPU threads of torch, a count for each part of the run; they affect the last bits of
+            products.
     """
 
     step: int = 0

@@ -85,8 +85,8 @@ def _caption_pair(row: int, column: int, hit: Hit, matrix: ScoreMatrix, scale: B
         ),
         "Percentile": (
             f"{hit.whole_percentile}",
-            f"Share of {scale.captions.size} unrelated pairs (sample photographs × everyday captions), in percent, "
-            "that score lower under the same checkpoint and template.",
+            f"Share of {scale.captions.size} unrelated pairs (sample photographs × everyday captions), in "
+            "percent, that score lower under the same checkpoint and template.",
         ),
         "Logit": (f"{matrix.logits()[row, column]:.2f}", _logit_meaning(checkpoint)),
         **_share(row, column, matrix),
@@ -116,8 +116,8 @@ def sentence(hit: Hit, of_images: int, matrix: ScoreMatrix, of_captions: int) ->
         ranks += f", and the caption is number {of_captions} of {len(matrix.captions)} for this image"
     title = views.plain(catalogue.title(matrix.checkpoint.id))
     return (
-        f"Under {title} this is **{_strength(hit.percentile)}**: it scores higher than {hit.whole_percentile} in 100 "
-        f"unrelated pairs. The image is {ranks}."
+        f"Under {title} this is **{_strength(hit.percentile)}**: it scores higher than "
+        f"{hit.whole_percentile} in 100 unrelated pairs. The image is {ranks}."
     )
 
 
@@ -132,24 +132,31 @@ def _strength(percentile: float) -> str:
 def _share(row: int, column: int, matrix: ScoreMatrix) -> dict[str, tuple[str, str]]:
     probability = float(matrix.probabilities()[row, column])
     if matrix.checkpoint.logit_bias is not None:
-        meaning = "Sigmoid of the logit: this pair alone, as the checkpoint was trained; other captions do not matter."
+        meaning = (
+            "Sigmoid of the logit: this pair alone, as the checkpoint was trained; "
+            "other captions do not matter."
+        )
         return {"Sigmoid": (f"{probability:.1%}", meaning)}
     if len(matrix.captions) < 2:
         return {"Share": ("–", "A share requires at least two captions.")}
-    meaning = f"Softmax over the {len(matrix.captions)} captions given, for this image; it changes with the captions."
+    meaning = (
+        f"Softmax over the {len(matrix.captions)} captions given, for this image; "
+        "it changes with the captions."
+    )
     return {"Share": (f"{probability:.1%}", meaning)}
 
 
 def _logit_meaning(checkpoint: Checkpoint) -> str:
     bias = "" if checkpoint.logit_bias is None else f" plus its bias {checkpoint.logit_bias:.2f}"
-    return f"Cosine times the checkpoint's logit scale {checkpoint.logit_scale:.1f}{bias}: the input of softmax or sigmoid."
+    scale = f"{checkpoint.logit_scale:.1f}{bias}"
+    return f"Cosine times the checkpoint's logit scale {scale}: the input of softmax or sigmoid."
 
 
 def _image_pair(hit: Hit, checkpoint: Checkpoint, scale: Background) -> None:
     title = views.plain(catalogue.title(checkpoint.id))
     st.markdown(
-        f"Under {title} this image is more similar to the query image than {hit.whole_percentile} in 100 pairs of "
-        "unrelated sample photographs are to each other."
+        f"Under {title} this image is more similar to the query image than {hit.whole_percentile} in 100 "
+        "pairs of unrelated sample photographs are to each other."
     )
     views.metric_row(
         {

@@ -209,8 +209,8 @@ def _templates() -> Templates:
         [*PRESETS, OWN_TEMPLATES],
         key="template",
         bind="query-params",
-        help="CLIP was trained on sentences: a bare word such as “cat” often does better inside “a photo of …”. "
-        "Several templates are averaged (ensembling).",
+        help="CLIP was trained on sentences: a bare word such as “cat” often does better inside "
+        "“a photo of …”. Several templates are averaged (ensembling).",
     )
     if choice != OWN_TEMPLATES:
         return PRESETS.get(choice or "", Templates())

@@ -1,8 +1,8 @@
 """Background work of a session, done in slices at the end of each run of the script.
 
-Anything that takes longer than a blink is a :class:`Job`. A page hands one over (``view.hand_over`` for work that ends
-with the page, :func:`submit` for work that goes on while the visitor looks at other pages) and reads its result.
-:func:`run` is the only place that knows in which order things happen.
+Anything that takes longer than a blink is a :class:`Job`. A page hands one over (``view.hand_over`` for work
+that ends with the page, :func:`submit` for work that goes on while the visitor looks at other pages) and
+reads its result. :func:`run` is the only place that knows in which order things happen.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def run(
 
 
 def reserve_progress() -> None:
-    """Keep a place for the progress of jobs; the sidebar calls it first, so that it is seen without scrolling."""
+    """Keep a place for the progress of jobs; the sidebar calls it first, so it is seen without scrolling."""
     st.session_state["progress"] = st.container()
 
 
@@ -141,7 +141,8 @@ def _watch(unfinished: Sequence[Job]) -> None:
 def _claim_checkpoints(handed_over: Sequence[Job], loader: Loader, session: object) -> None:
     """Let the session keep the checkpoints of one job; those of others may be released.
 
-    The page's own job, handed over after the sidebar's, comes first: its checkpoints may be all that memory can hold.
+    The page's own job, handed over after the sidebar's, comes first: its checkpoints may be all that memory
+    can hold.
     """
     for job in reversed(handed_over):
         if names := job.checkpoints():

@@ -59,7 +59,8 @@ def choose(engine: Engine) -> str:
 def _resolve(engine: Engine) -> None:
     """Make ``state["checkpoint"]`` one of the options: check typed names; a new session follows its link.
 
-    It is set in every run: the browser identifies a checkpoint by its label, which changes when a download ends.
+    It is set in every run: the browser identifies a checkpoint by its label, which changes when a download
+    ends.
     """
     state = st.session_state
     chosen = state.get("checkpoint")

@@ -50,7 +50,8 @@ def score(view: View) -> Scored | None:
         st.spinner("Scoring the captions; the first time, the model is loaded as well …", show_time=True),
     ):
         scale = background(view.encoder, sample_items(), NEUTRAL_CAPTIONS, templates=view.templates)
-        # Listed after the background, which encodes the samples: if nothing is left to encode, no later run draws them.
+        # Listed after the background, which encodes the samples: if nothing is left to encode, no later run
+        # draws them.
         items = view.ready_items()
         matrix = score_matrix(view.encoder, items, view.captions, templates=view.templates)
     if len(items) < len(view.items):

@@ -82,7 +82,7 @@ def engine() -> Engine:
 
 
 def first_checkpoint(engine: Engine) -> str:
-    """What a new session starts on: the preferred checkpoint if the host set it or it is available, else embedded.
+    """What a new session starts on: the preferred checkpoint if set or available, else the embedded model.
 
     A session keeps what it started on until its visitor chooses another.
     """
@@ -102,7 +102,8 @@ def claim_encoder(engine: Engine, session: object, name: str) -> CachedEncoder |
         name: the checkpoint.
     """
     st.session_state["queue-line"] = st.empty()
-    # Checkpoints that a page works with are kept until it says, at the end of this run, whether it still does.
+    # Checkpoints that a page works with are kept until it says, at the end of this run, whether it still
+    # does.
     engine.loader.use(name, session, *st.session_state.get("claimed", ()))
     encoder = engine.loader.encoder(name)
     return with_queue_line(encoder) if encoder else None

@@ -1,4 +1,4 @@
-"""Tables and image files that visitors upload for an audit or as ground truth, within this server's limits."""
+"""Tables and image files that visitors upload, for an audit or as ground truth, within the limits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def uploaded_columns(name: str, data: bytes, limits: Limits) -> tuple[str, ...]:
 
 
 def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locator, list[Rejected]]:
-    """How the cells of a table lead to URLs, uploaded files and members of uploaded zips; and what was refused."""
+    """How the cells of a table lead to URLs, uploads and members of uploaded zips; and what was refused."""
     found: list[Source] = []
     rejected: list[Rejected] = []
     for name, data in files:

@@ -74,8 +74,8 @@ def show_grid(
 def _picture(item: ImageItem) -> str:
     """The thumbnail as Markdown with a data URI.
 
-    Unlike ``st.image`` it needs neither another script nor another request. It leaves out the rank, so that Streamlit
-    does not send it again when only the order changes.
+    Unlike ``st.image`` it needs neither another script nor another request. It leaves out the rank, so that
+    Streamlit does not send it again when only the order changes.
     """
     return f"![{plain(item.name, 100)}]({data_uri(item.thumbnail)})"
 
@@ -86,7 +86,7 @@ def show_lint(
     tokens: Callable[[str], CaptionTokens] | None,
     checkpoint: str,
 ) -> None:
-    """Notes on the captions: token counts, truncated tails, known weaknesses of CLIP models, dropped lines."""
+    """Notes on the captions: token counts, truncated tails, weaknesses of CLIP models, dropped lines."""
     lines = []
     for caption in captions:
         query = Query.parse(caption)
@@ -139,7 +139,8 @@ def show_url_verdicts(urls: dict[str, Rejected | ImageItem]) -> None:
             st.caption(f":green[:material/check:] {plain(url, 60)} — fetched")
         else:
             st.caption(
-                f":orange[:material/block:] {plain(url, 60)} — **{found.verdict}**: {plain(found.reason, 300)}"
+                f":orange[:material/block:] {plain(url, 60)} — **{found.verdict}**: "
+                f"{plain(found.reason, 300)}"
             )
 
 

@@ -76,8 +76,8 @@ class Workspace:
             return None
         self.queue.clear()
         reason = (
-            f"the workspace is full: the limit is {limits.images} images, samples included; this one and all after "
-            "it were left out; clear some first"
+            f"the workspace is full: the limit is {limits.images} images, samples included; this one and "
+            "all after it were left out; clear some first"
         )
         return Rejected(item.name, "too many", reason, item.source)
 
@@ -109,8 +109,8 @@ def workspace() -> Workspace:
 class EncodingJob(Job):
     """Loads the chosen checkpoint, reads and decodes new images, and encodes them.
 
-    Decoding goes on in a pool of threads while this one encodes. The job refers to no view: the view holds the job, and
-    a claim on a checkpoint must end with the session, not with the next garbage collection.
+    Decoding goes on in a pool of threads while this one encodes. The job refers to no view: the view holds
+    the job, and a claim on a checkpoint must end with the session, not with the next garbage collection.
 
     Args:
         engine: of the process.

@@ -1,4 +1,4 @@
-"""The Compare page, through Streamlit's test runner; chart, columns and downloads are proved in the browser."""
+"""The Compare page, through Streamlit's test runner; the browser proves chart, columns and downloads."""
 
 import csv
 import io

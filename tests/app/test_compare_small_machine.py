@@ -1,4 +1,4 @@
-"""The Compare page on a machine that holds one checkpoint at a time; the loads are real, the memory is simulated."""
+"""The Compare page on a machine that holds one checkpoint at a time; real loads, simulated memory."""
 
 import gc
 import time

@@ -1,4 +1,4 @@
-"""The picker of the sidebar through Streamlit's test runner: choose, type, refuse, follow a link. The hub is down."""
+"""The picker, through Streamlit's test runner: choose, type, refuse, follow a link. The hub is down."""
 
 import json
 import time

@@ -103,7 +103,7 @@ QUIET = """() => {
 
 
 def settled(page: Page) -> None:
-    """Wait until the script has run and the page has not changed for 0.3 s: elements are drawn in no fixed order."""
+    """Wait until the script has run and the page has not changed for 0.3 s; elements come in any order."""
     page.evaluate(WATCH)
     page.wait_for_function(QUIET, timeout=180_000)
 

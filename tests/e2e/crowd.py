@@ -1,4 +1,4 @@
-"""Twenty visitors at once on one running app, each with captions of its own, who switch checkpoints at random.
+"""Twenty visitors at once on one app, each with captions of its own, who switch checkpoints at random.
 
 What each must see is computed beforehand by the engine, without pages or sessions.
 """
@@ -120,7 +120,8 @@ def wrong_in(grid: Grid, right: Answers, own: Sequence[str]) -> Iterator[str]:
         best = sorted(cosines.values(), reverse=True)[:TILES]
         if [tile.rank for tile in tiles] != list(range(1, TILES + 1)):
             yield f"{where} has the ranks {[tile.rank for tile in tiles]}"
-        # Equal cosines may come in either order, so each place is judged by its cosine and each name by its own.
+        # Equal cosines may come in either order, so each place is judged by its cosine and each name by its
+        # own.
         elif not np.allclose([tile.cosine for tile in tiles], best, rtol=0, atol=CLOSE) or not np.allclose(
             [tile.cosine for tile in tiles], [cosines[tile.name] for tile in tiles], rtol=0, atol=CLOSE
         ):

@@ -1,7 +1,7 @@
 """A visitor without a browser: one session of the running app over Streamlit's own websocket protocol.
 
-It sends what the browser's code sends, the timed reruns of fragments included, and keeps the elements it is sent, so
-that many visitors at once cost next to nothing beside the server they visit.
+It sends what the browser's code sends, the timed reruns of fragments included, and keeps the elements it is
+sent, so that many visitors at once cost next to nothing beside the server they visit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Compare page in a real browser, with a second checkpoint from a folder: comparing, switching, taking away."""
+"""The Compare page in a real browser, with a second checkpoint from a folder."""
 
 import csv
 import io

@@ -189,7 +189,8 @@ def test_on_a_dark_phone_the_matrix_scrolls_and_not_the_page(app, page):
     visit(app, page, "?captions=" + "%0A".join(f"caption+{n}" for n in range(40)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     wide, seen = page.evaluate(
-        "[document.querySelector('.st-key-heatmap').scrollWidth, document.querySelector('.st-key-heatmap').clientWidth]"
+        "[document.querySelector('.st-key-heatmap').scrollWidth, "
+        "document.querySelector('.st-key-heatmap').clientWidth]"
     )
     assert seen < wide
     ink = page.evaluate(f"getComputedStyle(document.querySelector('{CHART} .ytick text')).fill")

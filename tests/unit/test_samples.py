@@ -74,11 +74,10 @@ def test_the_sets_together_are_the_gallery():
 
 def test_the_first_ranking_needs_no_torch():
     code = (
-        "import sys; from clipdemo import samples; from clipdemo.models import cache, loader; from clipdemo.scoring import score\n"
-        "store = cache.EmbeddingStore(10**8); samples.preload(store)\n"
+        "import sys; from clipdemo import samples; from clipdemo.models import cache, loader; from "
+        "clipdemo.scoring import score\nstore = cache.EmbeddingStore(10**8); samples.preload(store)\n"
         "encoder = loader.Loader(store).encoder('embedded'); items = samples.sample_items()\n"
-        "score.score_matrix(encoder, items, samples.SAMPLE_CAPTIONS)\n"
-        "score.background(encoder, items, samples.NEUTRAL_CAPTIONS)\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        "score.score_matrix(encoder, items, samples.SAMPLE_CAPTIONS)\nscore.background(encoder, items, "
+        "samples.NEUTRAL_CAPTIONS)\nassert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

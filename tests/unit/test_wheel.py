@@ -46,7 +46,8 @@ def python(fresh):
 def test_the_wheel_is_what_is_imported_and_its_metadata_is_the_version(fresh, python):
     code = (
         "import clipdemo, json; from importlib.metadata import version; from clipdemo import samples\n"
-        "print(json.dumps([clipdemo.__file__, version('clipdemo'), clipdemo.__version__, str(samples.SAMPLES)]))"
+        "print(json.dumps([clipdemo.__file__, version('clipdemo'), clipdemo.__version__, "
+        "str(samples.SAMPLES)]))"
     )
     file, version, own_version, samples = json.loads(run([python, "-c", code], fresh))
     assert Path(file).is_relative_to(fresh / "venv")

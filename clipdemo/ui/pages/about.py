@@ -27,8 +27,8 @@ not whether any of them matches. SigLIP checkpoints score each pair independentl
 **What CLIP models handle poorly.** Negation (“no dog”), counts (“three dogs”) and positions (“left of”).
 The captions box points these out.
 
-**Your images** are kept in the memory of this session only, reduced to the size a model needs; they are never saved
-and not part of a shared link.
+**Your images** are kept in the memory of this session only, reduced to the size a model needs; they are never
+saved and not part of a shared link.
 """
 
 
@@ -61,7 +61,8 @@ def _memory(loader: Loader) -> str:
         for name, nbytes in loader.governor.loaded_bytes.items()
     ]
     loaded = ", ".join(held) or "the embedded model alone"
-    return f"Memory of this server: {format_bytes(room.used)} of {format_bytes(room.limit)} used; loaded: {loaded}."
+    used = f"{format_bytes(room.used)} of {format_bytes(room.limit)}"
+    return f"Memory of this server: {used} used; loaded: {loaded}."
 
 
 def _catalogue() -> None:
@@ -86,6 +87,6 @@ def _catalogue() -> None:
     links = {"source": st.column_config.LinkColumn("source", display_text="open")}
     st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=links, key="catalogue")
     st.caption(
-        "Figures are published ones, not measured here; different measures cannot be compared. Memory is the size of "
-        "the weights in float32."
+        "Figures are published ones, not measured here; different measures cannot be compared. Memory is "
+        "the size of the weights in float32."
     )

@@ -248,6 +248,7 @@ def _downloads(
     )
     show_downloads(downloads)
     st.caption(
-        f"Scored under {views.describe(matrix.checkpoint)}. The address bar holds page, captions, checkpoint, "
-        "template and sample set, so you can share it; your own images are not part of the link."
+        f"Scored under {views.describe(matrix.checkpoint)}. The address bar holds page, captions, "
+        "checkpoint, template and sample set, so you can share it; your own images are not part of the "
+        "link."
     )

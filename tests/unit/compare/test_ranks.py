@@ -25,7 +25,7 @@ def matrix_of(images, cosine, name="one"):
 
 @pytest.fixture
 def three(images):
-    """The second checkpoint reverses the order of the first caption; on the second, all agree but for a tie."""
+    """The second checkpoint reverses the first caption's order; on the second, all agree but for a tie."""
     return compare_matrices(
         [
             matrix_of(images, [[0.9, 0.9], [0.8, 0.1], [0.7, 0.1], [0.6, 0.0]]),

@@ -44,8 +44,9 @@ def _choose(view: View, engine: Engine) -> None:
     if "audit-error" in st.session_state:  # of the start that was just tried
         st.error(views.plain(st.session_state.pop("audit-error"), 500), icon=":material/error:")
     st.markdown(
-        "Upload a table with an image and a caption in each row. Every pair is scored, ranked against all other "
-        "captions and images of the table, and flagged where it looks wrong. Only the model is taken from the sidebar."
+        "Upload a table with an image and a caption in each row. Every pair is scored, ranked against all "
+        "other captions and images of the table, and flagged where it looks wrong. Only the model is taken "
+        "from the sidebar."
     )
     left, right = st.columns(2, gap="medium")
     with left:
@@ -157,6 +158,7 @@ def _start_example(view: View, engine: Engine) -> None:
 def _watch(job: AuditJob) -> None:
     st.progress(job.done / max(job.table.count, 1), views.plain(job.progress_text()))
     st.caption(
-        f"{views.plain(job.table.name, 80)} under {views.plain(job.title)}. It goes on while you look at other pages."
+        f"{views.plain(job.table.name, 80)} under {views.plain(job.title)}. It goes on while you look at "
+        "other pages."
     )
     st.button("Stop and keep what is done", on_click=job.cancel, icon=":material/stop:")

@@ -44,8 +44,8 @@ def _headline(job: AuditJob, summary: Summary) -> None:
     if job.failed:
         st.error(f"The audit ended early: {views.plain(job.failed, 500)}", icon=":material/error:")
     st.markdown(
-        f"{stopped}**{summary.scored:,} of {summary.rows:,} rows scored** of {views.plain(job.table.name, 80)}, under "
-        f"{views.describe(job.encoder.checkpoint)}."
+        f"{stopped}**{summary.scored:,} of {summary.rows:,} rows scored** of "
+        f"{views.plain(job.table.name, 80)}, under {views.describe(job.encoder.checkpoint)}."
     )
     for item in job.rejected[:20]:
         st.caption(f":orange[{views.plain(item.name, 80)}]: {views.plain(item.reason, 200)}")
@@ -55,8 +55,8 @@ def _headline(job: AuditJob, summary: Summary) -> None:
         "Captions": (f"{summary.captions:,}", "Distinct captions."),
         "Likely swapped": (
             f"{summary.flags[FLAGS[0]]:,}",
-            "Weak pairs that would score higher with captions exchanged with another row, or whose image and caption "
-            "both have a strong match elsewhere in the table.",
+            "Weak pairs that would score higher with captions exchanged with another row, or whose image "
+            "and caption both have a strong match elsewhere in the table.",
         ),
         "Weak": (f"{summary.flags[FLAGS[1]]:,}", "Percentile below 80: no better than a random pair."),
         "Duplicates": (f"{summary.flags[FLAGS[2]]:,}", "Rows whose image also appears under another name."),
@@ -189,8 +189,8 @@ def _footprint(job: AuditJob) -> None:
         st.dataframe(pd.DataFrame(lines), hide_index=True, width="stretch")
         memory = memory_text(peak_resident_bytes(), _gpu(job))
         st.caption(
-            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several threads. "
-            f"The server's {memory}."
+            f"{job.seconds:.1f} seconds in all, on {job.encoder.device}; stages overlap and run in several "
+            f"threads. The server's {memory}."
         )
 
 

@@ -1,7 +1,7 @@
 """The work behind a comparison: which checkpoints, how far each one is, and what is missing.
 
-A machine may hold only one of the compared checkpoints at a time. So at most one that still has work left is loaded,
-and complete ones are scored from cached embeddings.
+A machine may hold only one of the compared checkpoints at a time. So at most one that still has work left is
+loaded, and complete ones are scored from cached embeddings.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ class ComparisonJob(Job):
             return False
         loader = self._engine.loader
         encoder = loader.encoder(entrant.name)
-        # The embedded model is available from the start, but what loading it costs is known only once it was loaded.
+        # The embedded model is available from the start, but what loading it costs is known only once it was
+        # loaded.
         unloaded = loader.status(entrant.name).state == "idle"
         if encoder is None or (unloaded and entrant.complete):
             loader.start(entrant.name)  # the page looks again until it is loaded
@@ -211,7 +212,7 @@ def encoded_text(task: Task, entrant: Entrant) -> str:
 
 
 def _next(engine: Engine, entrants: Sequence[Entrant]) -> Entrant | None:
-    """The checkpoint whose turn it is: rankings before timings, loaded ones before others, local ones before the hub's.
+    """The next checkpoint: rankings before timings, loaded before others, local before the hub's.
 
     None while another one of them loads: it would wait for memory that this session itself holds.
     """

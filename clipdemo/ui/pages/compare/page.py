@@ -75,7 +75,8 @@ def _pick(view: View, engine: Engine) -> tuple[str, ...]:
     )
     for each in state.get("compare-link", [])[:MOST]:
         st.caption(
-            f":orange[The link asked for {views.plain(each, 60)}, which is not available here; choose from the list.]"
+            f":orange[The link asked for {views.plain(each, 60)}, which is not available here; choose from "
+            "the list.]"
         )
     st.query_params["compare"] = [load.public_id(name) for name in names]
     return tuple(names)

@@ -131,12 +131,13 @@ def _bump(results: Results) -> None:
         charts.bump_chart(ranks, results.titles, [images[n].name for n in shown], results.k),
         key="compare-bump",
         config={"displayModeBar": False, "typesetMath": False},
-        alt=f"Ranks of {len(shown)} images under {', '.join(results.titles)}: {everywhere} of them are among the "
-        f"first {results.k} everywhere",
+        alt=f"Ranks of {len(shown)} images under {', '.join(results.titles)}: {everywhere} of them are "
+        f"among the first {results.k} everywhere",
     )
     st.caption(
-        f"Each line is an image that at least one model ranks among its first {results.k} (the shaded band). Solid blue: under "
-        f"every model ({everywhere} of {len(shown)}). Dotted orange: under some only. Hover over a line for its ranks."
+        f"Each line is an image that at least one model ranks among its first {results.k} (the shaded "
+        f"band). Solid blue: under every model ({everywhere} of {len(shown)}). Dotted orange: under some "
+        "only. Hover over a line for its ranks."
     )
 
 
@@ -154,7 +155,8 @@ def _disputes(results: Results) -> None:
             with grid.cell():
                 _dispute(results, dispute, named=bool(every))
     st.caption(
-        "The images with the largest difference between best and worst rank; differences far down mean little."
+        "The images with the largest difference between best and worst rank; differences far down mean "
+        "little."
     )
 
 

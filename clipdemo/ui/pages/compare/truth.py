@@ -69,8 +69,8 @@ def recalls(sides: Sequence[Side], ground_truth: Truth | None, view: View) -> di
     """Recall of each checkpoint that has encoded the right captions, by title."""
     if ground_truth is None:
         st.caption(
-            "Choose which captions are right for which images to see each model's recall: the share of queries with a "
-            "right answer among the first 1 or 5."
+            "Choose which captions are right for which images to see each model's recall: the share of "
+            "queries with a right answer among the first 1 or 5."
         )
         return {}
     if not len(ground_truth.pairs):

@@ -75,8 +75,8 @@ def _choices(pairs: str, scored: Scored) -> tuple[str, str]:
             ORDERS,
             key="order",
             bind="query-params",
-            help="By best match: each image below the caption it matches best. Clustered: similar rows next to each "
-            "other, so that groups show as blocks.",
+            help="By best match: each image below the caption it matches best. Clustered: similar rows next "
+            "to each other, so that groups show as blocks.",
         )
     return shown, order or matrices.AS_GIVEN
 
@@ -142,8 +142,8 @@ def _in_words(shown: str, sheet: Sheet, compared: MatrixView) -> str:
 def _clicked(compared: MatrixView) -> None:
     """Open the card of the cell just clicked; runs only when the selection changes.
 
-    A dismissed card therefore stays closed although its cell stays selected. A second click on the same cell clears
-    Plotly's selection: that opens the same card again.
+    A dismissed card therefore stays closed although its cell stays selected. A second click on the same cell
+    clears Plotly's selection: that opens the same card again.
     """
     points = st.session_state["cells"]["selection"]["points"]
     if points:
@@ -238,6 +238,6 @@ def _downloads(shown: str, sheet: Sheet, compared: MatrixView) -> None:
         ]
     )
     st.caption(
-        f"Scored under {views.describe(matrix.checkpoint)}. The address bar also holds pairs, view and order, so "
-        "you can share it; your own images are not part of the link."
+        f"Scored under {views.describe(matrix.checkpoint)}. The address bar also holds pairs, view and "
+        "order, so you can share it; your own images are not part of the link."
     )

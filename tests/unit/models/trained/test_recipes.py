@@ -138,7 +138,8 @@ def test_a_folder_that_does_not_fit_is_refused_before_torch_is_imported(saved):
         "from clipdemo import load_encoder\n"
         "from clipdemo.errors import NotEnoughMemoryError\n"
         "class Full:\n"
-        "    def refuse_if_hopeless(self, name, weight_bytes): raise NotEnoughMemoryError(f'{weight_bytes} bytes')\n"
+        "    def refuse_if_hopeless(self, name, weight_bytes):\n"
+        "        raise NotEnoughMemoryError(f'{weight_bytes} bytes')\n"
         f"try: load_encoder({str(saved)!r}, gate=Full())\n"
         "except NotEnoughMemoryError as error: print(error, 'torch' in sys.modules)"
     )
