@@ -12,13 +12,13 @@ import streamlit as st
 from clipdemo.images import sources
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
-from clipdemo.models.cache import CachedEncoder
+from clipdemo.models.cache import BATCH, CachedEncoder
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui.jobs import Job, Progress
 from clipdemo.ui.state import Engine
 
 PATIENCE = 0.2  # seconds that a click waits at most for a file that does not arrive
-STEP = 4  # files decoded, and images encoded, between two chances for a click
+STEP = 4  # images encoded between two chances for a click
 MAX_VERDICTS = 500  # on files, and on URLs, that a session keeps
 _EXHAUSTED = object()
 
@@ -144,7 +144,8 @@ class EncodingJob(Job):
         missing = self._find_missing()
         if not self._workspace.queue and not missing:
             return False
-        for _ in range(STEP):
+        # Decoding runs ahead of encoding by up to a batch: the page then says how many images are to come.
+        for _ in range(min(2 * STEP, BATCH - len(missing))):
             if not self._workspace.queue or not self._decode_next(missing):
                 break
         if self._encoder and missing:
