@@ -138,7 +138,7 @@ class AuditJob(Job):
             yield
         except ClipdemoError as error:
             self.failed = str(error)
-        except Exception:
+        except Exception:  # raised again; the page must not show this audit as running for ever
             self.failed = "unexpected error; see the server log"
             raise
 
