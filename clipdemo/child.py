@@ -1,0 +1,97 @@
+"""Child processes with limits, for work on bytes from strangers that must be stoppable.
+
+On hostile bytes a codec, a Parquet reader or a tokenizer may take any amount of memory and time, inside C
+code that Python can neither interrupt nor bound. In a child process the system bounds both. What it answers
+is as untrusted as what it read: parents parse JSON and raw bytes, never pickles.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+# Everything else stays behind: tokens and passwords of the host are none of a codec's business.
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "SYSTEMROOT",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "VIRTUAL_ENV",
+)
+
+
+def start(
+    module: str,
+    *arguments: str,
+    stdin: IO[bytes] | int = subprocess.PIPE,
+    environment: dict[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Run ``python -m module`` as a child whose standard output is a pipe.
+
+    The module calls :func:`limit` before it reads anything untrusted. Interrupts from the keyboard go to the
+    parent alone; a child ends when its standard input does. Its standard error is discarded: libraries print
+    parts of files there.
+
+    Args:
+        module: name of the module with a ``__main__`` block.
+        arguments: of its command line; each may be seen by other users of the machine.
+        stdin: an open file that the child reads, or a pipe.
+        environment: variables in addition to the few that every child gets.
+    """
+    inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    paths = os.pathsep.join([_PACKAGES, *(path for path in sys.path if path and path != _PACKAGES)])
+    return subprocess.Popen(  # noqa: S603 - this Python, and a module of this package
+        [sys.executable, "-m", module, *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **(environment or {})},
+        start_new_session=True,
+    )
+
+
+def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
+    """Limit what this process may take from now on; called in the child, again before each task.
+
+    Beyond the memory limit, allocations fail (``MemoryError``, or whatever a library makes of it); beyond the
+    processor time, the system ends the process. It can write files no longer, and leaves no core dump. Only
+    Linux enforces the memory limit, and Windows neither; there, the parent's deadline remains.
+
+    Args:
+        memory_bytes: private memory in addition to what the process has now.
+        cpu_seconds: processor time of all threads, in addition to what it has used.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _set_soft_limit(resource.RLIMIT_CPU, int(used) + 1 + cpu_seconds)
+    _set_soft_limit(resource.RLIMIT_CORE, 0)
+    _set_soft_limit(resource.RLIMIT_FSIZE, 0)
+    if sys.platform == "linux":
+        _set_soft_limit(resource.RLIMIT_DATA, _private_bytes() + memory_bytes)
+
+
+def _set_soft_limit(kind: int, value: int) -> None:
+    import resource
+
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _private_bytes() -> int:
+    """What the system counts against ``RLIMIT_DATA``: private writable mappings (proc(5), ``VmData``)."""
+    for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+        if line.startswith("VmData:"):
+            return 1024 * int(line.split()[1])
+    return 0
