@@ -1,4 +1,4 @@
-.PHONY: help install run test lint bench build
+.PHONY: help install run test lint lock bench build
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +17,10 @@ lint:  ## format, lint, check types and layers
 	ruff format .
 	mypy
 	lint-imports
+
+lock:  ## pin everything that requirements.txt needs, with hashes, in requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+		--custom-compile-command "make lock" --output-file requirements.lock requirements.txt
 
 bench:  ## compare with the alternatives; writes benchmarks/results.md
 	python -m benchmarks

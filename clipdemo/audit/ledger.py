@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None = None) -> None:
+        self._path, existed = path, path is not None and path.exists()
         try:
             # A page's script runs in another thread each time, one at a time.
             self._base = sqlite3.connect(
@@ -76,6 +78,8 @@ class Ledger:
             self._base.execute("SELECT number FROM rows LIMIT 1")
             self._base.execute("BEGIN IMMEDIATE")  # locks out other writers between two commits
         except sqlite3.Error as error:
+            if not existed:
+                self._discard()
             raise LedgerError(_open_error(path, error)) from error
 
     def commit(self) -> None:
@@ -84,13 +88,8 @@ class Ledger:
         Raises:
             LedgerError: the disk is full or gone.
         """
-        try:
-            self._base.execute("COMMIT")
-            self._base.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error as error:
-            raise LedgerError(
-                f"the progress cannot be written ({error}); free some disk space and resume"
-            ) from error
+        self._execute("COMMIT")
+        self._execute("BEGIN IMMEDIATE")
 
     def close(self) -> None:
         """Close the file; uncommitted changes are lost."""
@@ -98,51 +97,51 @@ class Ledger:
 
     def about(self) -> dict[str, str]:
         """Return what :meth:`describe` stored; empty in a new ledger."""
-        return dict(self._base.execute("SELECT key, value FROM about"))
+        return dict(self._execute("SELECT key, value FROM about"))
 
     def describe(self, about: Mapping[str, str]) -> None:
         """Store what a resumed run must agree with."""
-        self._base.executemany("INSERT INTO about VALUES (?, ?)", about.items())
+        self._execute_many("INSERT INTO about VALUES (?, ?)", about.items())
         self.commit()
 
     def file(self, name: str) -> File | None:
         """Return the result of an image cell, or None before it is processed."""
-        row = self._base.execute("SELECT image, error FROM files WHERE name = ?", [name]).fetchone()
+        row = self._execute("SELECT image, error FROM files WHERE name = ?", [name]).fetchone()
         return File(*row) if row else None
 
     def add_file(self, name: str, image: int | None, error: str = "") -> None:
         """Record the result of an image cell."""
-        self._base.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [name, image, error])
+        self._execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", [name, image, error])
 
     def file_name(self, image: int) -> str:
         """Return the first image cell that named an image."""
         query = "SELECT name FROM files WHERE image = ? ORDER BY rowid LIMIT 1"
-        return str(self._base.execute(query, [image]).fetchone()[0])
+        return str(self._execute(query, [image]).fetchone()[0])
 
     def image(self, sha256: str) -> int | None:
         """Return the id of an image, or None before it is encoded."""
-        row = self._base.execute("SELECT id FROM images WHERE sha256 = ?", [sha256]).fetchone()
+        row = self._execute("SELECT id FROM images WHERE sha256 = ?", [sha256]).fetchone()
         return int(row[0]) if row else None
 
     def add_image(self, sha256: str, embedding: FloatArray, thumbnail: bytes | None) -> None:
         """Add an encoded image."""
         values = [self.image_count, sha256, _blob(embedding), thumbnail]
-        self._base.execute("INSERT INTO images VALUES (?, ?, ?, ?)", values)
+        self._execute("INSERT INTO images VALUES (?, ?, ?, ?)", values)
 
     def caption(self, text: str) -> int | None:
         """Return the id of a caption, or None before it is encoded."""
-        row = self._base.execute("SELECT id FROM captions WHERE text = ?", [text]).fetchone()
+        row = self._execute("SELECT id FROM captions WHERE text = ?", [text]).fetchone()
         return int(row[0]) if row else None
 
     def add_caption(self, text: str, embedding: FloatArray, truncated: bool) -> None:
         """Add an encoded caption."""
         values = [self.caption_count, text, _blob(embedding), truncated]
-        self._base.execute("INSERT INTO captions VALUES (?, ?, ?, ?)", values)
+        self._execute("INSERT INTO captions VALUES (?, ?, ?, ?)", values)
 
     def add_rows(self, rows: Iterable[ScoredRow]) -> None:
         """Add processed rows."""
         values = [(row.number, row.image, row.caption, row.cosine, row.error) for row in rows]
-        self._base.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", values)
+        self._execute_many("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", values)
 
     @property
     def row_count(self) -> int:
@@ -164,7 +163,7 @@ class Ledger:
         stop = self.row_count if stop is None else stop
         # Block by block: an open cursor would block the next commit.
         for first in range(start, stop, BLOCK):
-            block = self._base.execute(
+            block = self._execute(
                 "SELECT number, image, caption, cosine, error FROM rows"
                 " WHERE number >= ? AND number < ? ORDER BY number",
                 [first, min(first + BLOCK, stop)],
@@ -175,7 +174,7 @@ class Ledger:
         """Return the scored rows: their numbers (n,), image and caption ids (n, 2), and cosines (n,)."""
         query = "SELECT number, image, caption, cosine FROM rows WHERE error = '' ORDER BY number"
         kind = np.dtype([("number", "i8"), ("image", "i8"), ("caption", "i8"), ("cosine", "f4")])
-        rows = np.fromiter(self._base.execute(query), dtype=kind)
+        rows = np.fromiter(self._execute(query), dtype=kind)
         return rows["number"], np.stack([rows["image"], rows["caption"]], axis=1), rows["cosine"]
 
     def image_blocks(self) -> Iterator[FloatArray]:
@@ -200,36 +199,66 @@ class Ledger:
 
     def caption_text(self, caption: int) -> tuple[str, bool]:
         """Return a caption's text, and whether the checkpoint truncated it."""
-        text, truncated = self._base.execute(
-            "SELECT text, cut FROM captions WHERE id = ?", [caption]
-        ).fetchone()
+        text, truncated = self._execute("SELECT text, cut FROM captions WHERE id = ?", [caption]).fetchone()
         return str(text), bool(truncated)
 
     def thumbnail(self, image: int) -> bytes | None:
         """Return the JPEG bytes of an image's thumbnail, or None if thumbnails were not kept."""
-        row = self._base.execute("SELECT thumbnail FROM images WHERE id = ?", [image]).fetchone()
+        row = self._execute("SELECT thumbnail FROM images WHERE id = ?", [image]).fetchone()
         return row[0] if row else None
 
     def duplicates(self) -> set[int]:
         """Return the ids of images that several image cells name."""
         query = "SELECT image FROM files WHERE image IS NOT NULL GROUP BY image HAVING count(*) > 1"
-        return {image for (image,) in self._base.execute(query)}
+        return {image for (image,) in self._execute(query)}
 
     def _blocks(self, query: str, count: int) -> Iterator[FloatArray]:
         for first in range(0, count, BLOCK):
-            yield _rows(self._base.execute(query, [first, first + BLOCK]))
+            yield _rows(self._execute(query, [first, first + BLOCK]))
 
     def _select(self, query: str, ids: Sequence[int]) -> FloatArray:
-        return _rows(self._base.execute(query, [key]).fetchone() for key in ids)
+        return _rows(self._execute(query, [key]).fetchone() for key in ids)
+
+    def _execute(self, query: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        try:
+            return self._base.execute(query, values)
+        except sqlite3.Error as error:
+            raise self._use_error(error) from error
+
+    def _execute_many(self, query: str, rows: Iterable[Sequence[object]]) -> None:
+        try:
+            self._base.executemany(query, rows)
+        except sqlite3.Error as error:  # also between commits: many rows do not fit into SQLite's cache
+            raise self._use_error(error) from error
+
+    def _use_error(self, error: sqlite3.Error) -> LedgerError:
+        return LedgerError(
+            f"the progress file {self._path} cannot be written or read ({error}); free some disk space and "
+            "go on with --resume"
+        )
+
+    def _discard(self) -> None:
+        """Delete a file that was created but could not be filled: it would look like a stopped run."""
+        if hasattr(self, "_base"):
+            self._base.close()
+        if self._path:
+            for suffix in ("", "-wal", "-shm"):
+                with suppress(OSError):
+                    self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def _one(self, query: str) -> int:
-        return int(self._base.execute(query).fetchone()[0])
+        return int(self._execute(query).fetchone()[0])
 
 
 def _open_error(path: Path | None, error: sqlite3.Error) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without SQLite's details
+    if code in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        return f"the progress file {path} cannot be written ({error}); free some disk space and try again"
+    if code == sqlite3.SQLITE_READONLY:
+        return f"the progress file {path} cannot be written ({error}); make it and its folder writable"
     if path is None or not path.exists():
         return f"the progress file {path} cannot be created ({error}); write the output to another folder"
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+    if code == sqlite3.SQLITE_BUSY:
         return f"the progress file {path} is in use; another run writes the same output"
     return f"the progress file {path} cannot be used ({error}); delete it"
 

@@ -11,6 +11,7 @@ import numpy as np
 from clipdemo import similarity
 from clipdemo.audit.footprint import Stage, memory_text
 from clipdemo.audit.judge import Audit, Summary, result_columns
+from clipdemo.disk import write_atomically
 from clipdemo.models import catalogue
 from clipdemo.output import pictures
 from clipdemo.output.html import data_uri, render
@@ -62,8 +63,8 @@ def write_figures(audit: Audit, folder: Path | None) -> list[str]:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "image_captions.png", folder / "similarity_matrix.png"]
-    paths[0].write_bytes(image_captions_png(audit))
-    paths[1].write_bytes(similarity_matrix_png(audit))
+    write_atomically(paths[0], image_captions_png(audit))
+    write_atomically(paths[1], similarity_matrix_png(audit))
     return [str(path) for path in paths]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from clipdemo.audit.judge import judge, unscored
 from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.audit.result import Result
 from clipdemo.audit.score import Plan, begin, score_table
+from clipdemo.disk import replacement, write_atomically
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
+from clipdemo.lock import lock_outputs
 from clipdemo.models.load import peak_gpu_bytes
 from clipdemo.output.files import CsvWriter
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
@@ -36,7 +37,8 @@ class AuditOptions:
 
     Attributes:
         table: file with the rows.
-        output: the scored table; ``<output>.progress`` lies next to it until the run is complete.
+        output: the scored table; ``<output>.progress`` and ``<output>.partial`` lie next to it until the run
+            is complete.
         figures: folder for pictures, or None.
         report: file for the HTML report, or None.
         images: folder that the table's image paths start from.
@@ -67,6 +69,17 @@ class AuditOptions:
         name = self.output.name + ".progress"
         return [self.output.with_name(name + suffix) for suffix in ("", "-wal", "-shm")]
 
+    @property
+    def temporary_files(self) -> list[Path]:
+        """What lies next to the outputs during a run."""
+        beside = [file.with_name(file.name + end) for file in self.outputs for end in (".new", ".lock")]
+        return [self.partial, *self.progress_files, *beside]
+
+    @property
+    def partial(self) -> Path:
+        """The output while rows are scored: complete but for ranks and flags."""
+        return self.output.with_name(self.output.name + ".partial")
+
 
 def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: ProgressCallback) -> Result:
     """Score a table and write the outputs that the options name.
@@ -80,18 +93,22 @@ def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: Prog
         TableError: the table cannot be used, or changes while it is scored.
         FileMissingError: the folder of images does not exist.
         LedgerError: there is nothing to resume, or the progress belongs to a different run.
-        OutputError: a file cannot be written.
+        OutputError: a file cannot be written, or another run writes it.
         CheckpointError: the checkpoint cannot be used.
     """
-    table = _open_table(options)
-    encoder = load()
+    _check_inputs(options)
+    with lock_outputs(*options.outputs):
+        return _run(options, _open_table(options), load(), progress)
+
+
+def _run(options: AuditOptions, table: Table, encoder: Encoder, progress: ProgressCallback) -> Result:
     footprint = Footprint()
     samples, neutral = sample_items(), NEUTRAL_CAPTIONS
     with footprint.stage("start and background", len(samples) + len(neutral)):
         unrelated = background(encoder, samples, neutral).captions
     pictures = bool(options.figures or options.report)
     plan = Plan(Limits.from_environment(), options.workers, options.batch_size, thumbnails=pictures)
-    with _translate_output_errors(options.output):
+    with _translate_output_errors(options.partial):
         ledger = _open_ledger(options, table, encoder.checkpoint, pictures)
         try:
             locate = folder_locator(options.images, plan.limits)
@@ -117,20 +134,23 @@ def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: Prog
                     result.stages, result.seconds, result.device, result.peak_bytes, result.peak_gpu_bytes
                 )
                 page = audit_report.audit_html(audit, result.summary, usage)
-                options.report.write_text(page, encoding="utf-8")
+                write_atomically(options.report, page.encode())
         finally:
             ledger.close()
-        for file in options.progress_files:
+        for file in (options.partial, *options.progress_files):
             file.unlink(missing_ok=True)
     return result
 
 
-def _open_table(options: AuditOptions) -> Table:
+def _check_inputs(options: AuditOptions) -> None:
     if not options.table.is_file():
         raise TableError(f"there is no table {options.table}")
     if not options.images.is_dir():
         raise FileMissingError(f"there is no folder of images {options.images}")
     _check_outputs(options)
+
+
+def _open_table(options: AuditOptions) -> Table:
     ledger = options.progress_files[0]
     if ledger.exists() and not options.resume:
         raise LedgerError(
@@ -148,6 +168,7 @@ def _check_outputs(options: AuditOptions) -> None:
             raise OutputError(f"there is no folder {file.parent} for {file.name}; make it first")
         if file.exists() and not file.is_file():
             raise OutputError(f"{file} is not a file; name another one")
+    for file in (*options.outputs, *options.temporary_files):
         if file.exists() and file.samefile(options.table):
             raise OutputError(f"the output {file} is the table itself; name another file")
     if len({file.resolve() for file in options.outputs}) < len(options.outputs):
@@ -191,7 +212,7 @@ def _open_ledger(options: AuditOptions, table: Table, checkpoint: Checkpoint, pi
 
 
 class _PartialOutput:
-    """The output file while rows are scored: complete but for ranks and flags, for people to look at.
+    """Writes ``options.partial``, for people to look at while rows are scored.
 
     Args:
         options: of the run.
@@ -208,7 +229,7 @@ class _PartialOutput:
     def follow(self, chunks: Iterator[int], progress: ProgressCallback) -> None:
         """Write the rows already scored, then those of each chunk."""
         before, started = self._ledger.row_count, time.perf_counter()
-        with self._options.output.open("w", encoding="utf-8", newline="") as file:
+        with self._options.partial.open("w", encoding="utf-8", newline="") as file:
             writer = CsvWriter(file, audit_report.header(self._table), line_end="\r\n")
             self._catch_up(writer, file)
             progress(self._written, self._table.count, 0.0)
@@ -236,19 +257,19 @@ class _PartialOutput:
 
 
 def _write_output(path: Path, rows: Iterable[Sequence[str]], table: Table) -> None:
-    """Replace the partial output by the complete one."""
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8", newline="") as file:
+    with replacement(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = CsvWriter(file, audit_report.header(table), line_end="\r\n")
         for row in rows:
             writer.write(row)
-    os.replace(new, path)
 
 
 @contextmanager
-def _translate_output_errors(output: Path) -> Iterator[None]:
+def _translate_output_errors(partial: Path) -> Iterator[None]:
+    """Turn a full disk and other write errors into an :class:`OutputError`; a full disk names no file."""
     try:
         yield
     except OSError as error:
-        where = error.filename or output
-        raise OutputError(f"{where} cannot be written ({error.strerror or error})") from error
+        raise OutputError(
+            f"{error.filename or partial} cannot be written ({error.strerror or error}); free some disk "
+            "space, or make it writable, and go on with --resume"
+        ) from error

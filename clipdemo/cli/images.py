@@ -114,8 +114,13 @@ def _score(options: ScoringOptions, encoder: Encoder) -> ScoredImages:
 
 
 def _write(path: Path, data: bytes) -> None:
+    from clipdemo.disk import write_atomically
+
     try:
-        path.write_bytes(data)
+        if path.exists() and not path.is_file():  # a pipe or /dev/stdout
+            path.write_bytes(data)
+        else:
+            write_atomically(path, data)
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be written ({error.strerror})") from error
 

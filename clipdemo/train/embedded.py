@@ -76,7 +76,7 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
     captions, caption_of = np.unique(pairs[:, 1], return_inverse=True)
     features = cache.rows([data.sha256[image] for image in images])[:, :FEATURE_DIM]
     with torch.inference_mode():
-        logits = tower.model._fc(torch.from_numpy(features[:, :1280].copy())).numpy()
+        logits = tower.model.classify(torch.from_numpy(features[:, :1280].copy())).numpy()
     sentences = EmbeddedEncoder().encode_sentences([data.captions[caption] for caption in captions])
     return features, logits, sentences, np.stack([image_of, caption_of], axis=1)
 

@@ -6,15 +6,22 @@ it. The files contain numbers and hashes, neither images nor captions, and may b
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from clipdemo.errors import OutputError
+from clipdemo.models.trained import features as tower_features
+from clipdemo.models.trained.towers import AnyTextTower
 from clipdemo.similarity import FloatArray
+
+CAPTION_BATCH = 256  # captions encoded between two writes to the cache
 
 
 class FeatureCache:
@@ -83,6 +90,25 @@ class FeatureCache:
         return OutputError(
             f"features cannot be stored in {self.path} ({error}); free some disk space, or delete that file"
         )
+
+
+def caption_features(tower: AnyTextTower, captions: Sequence[str], device: torch.device) -> Tensor:
+    """Return (len(captions), dim) features of a frozen tower, from the cache where possible.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    cache = FeatureCache(tower.fingerprint, tower.dim)
+    keys = [hashlib.sha256(caption.encode()).hexdigest() for caption in captions]
+    new = {key: text for key, text in zip(keys, captions, strict=True) if key not in cache.known}
+    by_length = sorted(new, key=lambda key: (len(new[key]), key))  # a batch is padded to its longest caption
+    for start in range(0, len(by_length), CAPTION_BATCH):
+        batch = by_length[start : start + CAPTION_BATCH]
+        rows = tower_features.caption_features(tower, [new[key] for key in batch], device).cpu().numpy()
+        cache.add(dict(zip(batch, rows, strict=True)))
+    features = cache.rows(keys)
+    cache.close()
+    return torch.from_numpy(features).to(device)
 
 
 def cache_folder() -> Path:

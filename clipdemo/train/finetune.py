@@ -141,11 +141,13 @@ class FineTuneLearner(nn.Module):
         """Write an ordinary checkpoint; each file is replaced atomically, ``config.json`` last."""
         temporary = folder / "new"
         shutil.rmtree(temporary, ignore_errors=True)  # from a killed run
-        with self._merged():
-            self._base.save(temporary)
-        for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
-            os.replace(file, folder / file.name)
-        temporary.rmdir()
+        try:
+            with self._merged():
+                self._base.save(temporary)
+            for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def _insert_adapters(self) -> None:
         for parent in list(self.model.modules()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from clipdemo.audit.footprint import ProgressCallback
+from clipdemo.disk import write_atomically
 from clipdemo.errors import FileMissingError, SettingError, TableError
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
@@ -22,12 +21,11 @@ from clipdemo.models.load import pick_device
 from clipdemo.models.trained import features as tower_features
 from clipdemo.models.trained import folder as trained_folder
 from clipdemo.models.trained import recipes
-from clipdemo.models.trained.towers import AnyTextTower
 from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.tables.table import Table, open_table
 from clipdemo.train import card, finetune, state
 from clipdemo.train.dataset import ImageReader, Pairs, read_pairs
-from clipdemo.train.features import FeatureCache
+from clipdemo.train.features import FeatureCache, caption_features
 from clipdemo.train.learner import DualLearner, Learner, TrainingImages
 from clipdemo.train.loop import History, Progress, Settings, embed, train, translate_step_memory_errors
 from clipdemo.types import ImageItem
@@ -38,7 +36,6 @@ DROPOUT = 0.1
 # Of the input features where the image head starts as ConSE: with less, 1,024 photographs were overfitted
 # after two epochs (docs/training.md).
 PRIOR_DROPOUT = 0.8
-CAPTION_BATCH = 256  # captions encoded between two writes to the feature cache
 MAX_TO_STANDARDISE = 2000
 # Large batches have many negatives; a trained tower needs memory for each pair.
 FROZEN = Settings(epochs=30, batch_size=256, learning_rate=1e-3, seed=0)
@@ -154,8 +151,15 @@ def run_training(
     Raises:
         ClipdemoError: an unusable table, tower or folder, or a failed run. The best weights so far are kept.
     """
-    started = time.perf_counter()
     table = _open_table(options)
+    with state.claim_output(options.output, resume=options.resume):
+        return _train(options, table, show, progress)
+
+
+def _train(
+    options: TrainOptions, table: Table, show: Callable[[Progress], None], progress: ProgressCallback
+) -> TrainingResult:
+    started = time.perf_counter()
     device = torch.device(pick_device(options.device))
     settings = options.settings
     torch.manual_seed(settings.seed)
@@ -190,7 +194,7 @@ def run_training(
 
 
 def _open_table(options: TrainOptions) -> Table:
-    """Check the options and the output folder, then open the table."""
+    """Check the options, then open the table."""
     towers = options.image_tower, options.text_tower
     if options.base and (options.unfreeze or towers != ("embedded", "embedded")):
         raise SettingError("--from takes a whole checkpoint; omit --image-tower, --text-tower and --unfreeze")
@@ -200,18 +204,17 @@ def _open_table(options: TrainOptions) -> Table:
         raise TableError(f"there is no table {options.table}")
     if not options.images.is_dir():
         raise FileMissingError(f"there is no folder of images {options.images}")
-    state.check_output(options.output, resume=options.resume)
     return open_table(printable_name(options.table.name), lambda: options.table.open("rb"))
 
 
 def _write_results(options: TrainOptions, origin: str, result: TrainingResult) -> None:
     """Write metrics, curves and model card, then delete the state."""
-    figures, write = result.as_dict(), trained_folder.write_atomically
+    figures = result.as_dict()
     with state.translate_write_errors(options.output):
-        write(options.output / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
-        write(options.output / card.CURVES, card.curves_png(result.history))
+        write_atomically(options.output / METRICS, (json.dumps(figures, indent=2) + "\n").encode())
+        write_atomically(options.output / card.CURVES, card.curves_png(result.history))
         text = card.card_text(options.command, origin, options.settings, figures, dict(result.pairs.licences))
-        write(options.output / card.CARD, text.encode())
+        write_atomically(options.output / card.CARD, text.encode())
     state.remove_state(options.output)
 
 
@@ -248,11 +251,9 @@ def _prepare_towers(
         pairs = read_pairs(table, reader, options.seed)
         image_features = torch.from_numpy(cache.rows(pairs.sha256)).to(device)
         cache.close()
-    caption_features = (
-        None if recipe.text_tower.learned else _caption_features(text_tower, pairs.captions, device)
-    )
+    caption_rows = None if recipe.text_tower.learned else caption_features(text_tower, pairs.captions, device)
     images = TrainingImages(pairs.images, limits, options.seed)
-    learner = DualLearner(model, image_features, caption_features, images, pairs.captions)
+    learner = DualLearner(model, image_features, caption_rows, images, pairs.captions)
     _standardise(learner, pairs)
     names = (
         f"{reference.name}@{reference.revision}" if reference.revision else reference.name
@@ -272,21 +273,6 @@ def _prepare_fine_tuning(
     images = TrainingImages(pairs.images, limits, options.seed)
     learner = finetune.FineTuneLearner(base, options.adapt, images, pairs.captions, device)
     return learner, pairs, f"{base.checkpoint.id}@{base.checkpoint.revision}"
-
-
-def _caption_features(tower: AnyTextTower, captions: Sequence[str], device: torch.device) -> Tensor:
-    """Return (len(captions), dim) features, from the cache where possible."""
-    cache = FeatureCache(tower.fingerprint, tower.dim)
-    keys = [hashlib.sha256(caption.encode()).hexdigest() for caption in captions]
-    new = {key: text for key, text in zip(keys, captions, strict=True) if key not in cache.known}
-    by_length = sorted(new, key=lambda key: (len(new[key]), key))  # a batch is padded to its longest caption
-    for start in range(0, len(by_length), CAPTION_BATCH):
-        batch = by_length[start : start + CAPTION_BATCH]
-        rows = tower_features.caption_features(tower, [new[key] for key in batch], device).cpu().numpy()
-        cache.add(dict(zip(batch, rows, strict=True)))
-    features = cache.rows(keys)
-    cache.close()
-    return torch.from_numpy(features).to(device)
 
 
 def _standardise(learner: DualLearner, pairs: Pairs) -> None:

@@ -19,11 +19,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from clipdemo.disk import write_atomically
 from clipdemo.errors import LedgerError, OutputError
-from clipdemo.models.trained import folder as trained_folder
+from clipdemo.lock import lock_outputs
 from clipdemo.train.learner import Learner
 
 STATE, LOG = "state.pt", "log.jsonl"
+UNFINISHED = {LOG, f"{STATE}.new"}  # what a run that was killed before its first save leaves
 LONGEST_VALUE = 20  # characters of a setting that are worth repeating in a message; fingerprints are longer
 
 
@@ -119,7 +121,7 @@ class RunFolder:
             out,
         )
         with translate_write_errors(self.path):
-            trained_folder.write_atomically(self.path / STATE, out.getvalue())
+            write_atomically(self.path / STATE, out.getvalue())
         self.saved_at = time.perf_counter()
 
     def save_best(self, recall: float) -> None:
@@ -174,7 +176,7 @@ class RunFolder:
         log = self.path / LOG
         with translate_write_errors(self.path):
             lines = log.read_text("utf-8").splitlines(keepends=True) if log.exists() else []
-            trained_folder.write_atomically(log, "".join(lines[: self.state.log_lines]).encode())
+            write_atomically(log, "".join(lines[: self.state.log_lines]).encode())
 
     def _load(self, weights: Mapping[str, Tensor]) -> None:
         trainable = self.learner.trainable()
@@ -187,22 +189,30 @@ class RunFolder:
             self.learner.save(self.path)
 
 
-def check_output(folder: Path, *, resume: bool) -> None:
-    """Check that a run may write to a folder; existing files are never overwritten by accident.
+@contextmanager
+def claim_output(folder: Path, *, resume: bool) -> Iterator[None]:
+    """Keep other runs away from a folder while the block runs; keeps existing files.
 
     Raises:
         LedgerError: the folder contains an interrupted run and ``resume`` is False.
-        OutputError: the folder contains something else.
+        OutputError: the folder contains something else, or another run is writing it.
     """
-    if (folder / STATE).exists():
-        if not resume:
-            raise LedgerError(
-                f"{folder} contains an interrupted run; add --resume to continue it, or name another folder"
+    with translate_write_errors(folder):
+        folder.resolve().parent.mkdir(parents=True, exist_ok=True)
+    with lock_outputs(folder):
+        if (folder / STATE).exists():
+            if not resume:
+                raise LedgerError(
+                    f"{folder} contains an interrupted run; add --resume to continue it, or name another "
+                    "folder"
+                )
+        elif folder.exists() and (
+            not folder.is_dir() or {file.name for file in folder.iterdir()} - UNFINISHED
+        ):
+            raise OutputError(
+                f"{folder} already exists and does not contain an interrupted run; name another folder"
             )
-    elif folder.exists() and (not folder.is_dir() or any(file.name != LOG for file in folder.iterdir())):
-        raise OutputError(
-            f"{folder} already exists and does not contain an interrupted run; name another folder"
-        )
+        yield
 
 
 def remove_state(folder: Path) -> None:

@@ -373,11 +373,11 @@ def lines_of(path):
 
 def test_a_run_killed_repeatedly_ends_with_the_same_output(long):
     start, output, whole = long
-    progress = output.with_name("output.csv.progress")
+    progress, partial = (output.with_name(f"output.csv.{end}") for end in ("progress", "partial"))
     chance, kills = random.Random(), 0  # the moments vary from run to run; all must work
     for reached in (0, 1, 65, 129, 257, 449, 577, 705):
         running = start("--resume")
-        wait_until(lambda reached=reached: lines_of(output) >= reached, running)
+        wait_until(lambda reached=reached: lines_of(partial) >= reached, running)
         time.sleep(chance.uniform(0, 0.12))
         running.send(signal.SIGKILL)
         ended = running.wait()
@@ -404,7 +404,8 @@ def test_a_run_killed_repeatedly_ends_with_the_same_output(long):
 def test_ctrl_c_ends_with_130_and_the_run_can_be_resumed(long):
     start, output, whole = long
     running = start()
-    assert wait_until(lambda: lines_of(output) > 65, running)
+    partial = output.with_name("output.csv.partial")
+    assert wait_until(lambda: lines_of(partial) > 65, running)
     running.send(signal.SIGINT)
     ended = running.wait()
     assert (ended.code, ended.out, ended.err) == (130, "", "clipdemo: stopped\n")

@@ -1,12 +1,15 @@
 """``clipdemo train`` and ``evaluate`` in their own processes: killed, resumed, and the folder used."""
 
 import json
+import random
 import signal
 
 import pytest
 from commands import forking, wait_until
 from plain_encoder import csv_of
 from training import write_pairs
+
+from tests.security.kills import kill_repeatedly, train_victim
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,12 @@ def test_an_interrupted_run_resumes_to_the_same_weights(number, train, place, mo
     assert json.loads(ended.out)["folder"] == output
     weights = [(place / name / "model.safetensors").read_bytes() for name in (output, "model")]
     assert weights[0] == weights[1]
+
+
+def test_killed_runs_leave_whole_files_and_resume_to_the_same_weights(commands, tmp_path, tiny_towers):
+    tally = kill_repeatedly(train_victim(tmp_path / "train", commands, tiny_towers), 2, random.Random())
+    assert tally.kills == 2
+    assert tally.completed
 
 
 def test_rank_pairs_and_evaluate_accept_the_folder(commands, place, model):

@@ -39,7 +39,7 @@ class EmbeddedEncoder:
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """Known before anything is loaded: pip recorded the hashes of the weights.
+        """Known before anything is loaded: only weights with known hashes are.
 
         Raises:
             CorruptCheckpointError: a file of the model is missing or broken.
@@ -84,7 +84,7 @@ class EmbeddedEncoder:
         with memory.translate_memory_errors(towers.MODEL_NAME), torch.inference_mode():
             tower = self._towers().image
             for item in items:  # one by one: shapes differ, and larger batches do not fit the CPU's cache
-                pooled, classes = towers.image_features(tower, torch.from_numpy(towers.pixels(item.image)))
+                pooled, classes = tower(torch.from_numpy(towers.pixels(item.image)))
                 features.append(pooled.numpy())
                 logits.append(classes.numpy())
         return projection.shipped().embed_images(np.concatenate(features), np.concatenate(logits))
@@ -141,6 +141,6 @@ class EmbeddedEncoder:
         if self._loaded is None:
             with IMPORT_LOCK:  # two threads load them once
                 if self._loaded is None:
-                    image_tower = towers.fuse_batch_norms(towers.load_image_tower())
+                    image_tower = towers.load_image_tower().fuse_batch_norms()
                     self._loaded = _Towers(image_tower, towers.load_text_tower())
         return self._loaded

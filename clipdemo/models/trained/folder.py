@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from clipdemo import memory
+from clipdemo.disk import write_atomically
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.models.hub import snapshot as hub
 from clipdemo.models.trained.heads import LOCKED, HeadConfig, Heads
@@ -148,23 +149,16 @@ def save(folder: Path, model: DualEncoder) -> None:
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file as a whole or not at all; the new content survives a power cut."""
-    fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-
-
 def _save_tower(folder: Path, tower: ImageTower | TextTower) -> None:
     """Write a tower to another folder first, then swap."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)  # left by a run that was killed
-    tower.save(fresh)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(fresh, folder)
+    try:
+        tower.save(fresh)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _save_tensors(path: Path, module: nn.Module) -> None:

@@ -47,7 +47,7 @@ class EmbeddedImageTower(nn.Module):
     def __init__(self, *, learned: bool = False) -> None:
         super().__init__()
         tower = embedded_towers.load_image_tower()
-        self.model = tower if learned else embedded_towers.fuse_batch_norms(tower)
+        self.model = tower if learned else tower.fuse_batch_norms()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,7 +66,7 @@ class EmbeddedImageTower(nn.Module):
         return torch.cat([self._features(view) for view in views.values()])
 
     def _features(self, view: Tensor) -> Tensor:
-        features, logits = embedded_towers.image_features(self.model, view)
+        features, logits = self.model(view)
         with torch.no_grad():  # the prior stays fixed
             prior = torch.from_numpy(conse.embed_images(_numpy(logits)))
         return torch.cat([features, prior.to(features.device)], dim=1)

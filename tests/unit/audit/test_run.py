@@ -99,7 +99,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(place, after):
     run(place, output=place / "whole.csv")
     with pytest.raises(StoppedError):
         run(place, show=stopping_after(after))
-    assert len(read(place / "out.csv")) == 1 + min(320, -(-after // 64) * 64)
+    assert len(read(place / "out.csv.partial")) == 1 + min(320, -(-after // 64) * 64)
     with pytest.raises(LedgerError, match=r"out\.csv\.progress holds the progress.*--resume.*delete"):
         run(place)
     encoder = PlainEncoder()
@@ -114,7 +114,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(place, after):
 def test_the_partial_output_has_similarities_before_ranks(place):
     with pytest.raises(StoppedError):
         run(place, show=stopping_after(64))
-    _, *rows = read(place / "out.csv")
+    _, *rows = read(place / "out.csv.partial")
     assert {tuple(row[2:]) for row in rows} == {("1.000000", rows[0][3], "", "", "", "no", "", "")}
 
 
@@ -164,6 +164,8 @@ def test_two_runs_cannot_write_the_same_output(place):
         ({"output": "in.csv"}, OutputError, "is the table itself"),
         ({"output": "link.csv"}, OutputError, "is the table itself"),
         ({"report": "in.csv"}, OutputError, "is the table itself"),
+        ({"output": "in", "table": "in.partial"}, OutputError, "is the table itself"),
+        ({"report": "in", "table": "in.new"}, OutputError, "is the table itself"),
         ({"report": "out.csv"}, OutputError, "cannot both be"),
         ({"output": "no/such/out.csv"}, OutputError, "there is no folder.*make it"),
         ({"report": "no/such/r.html"}, OutputError, "there is no folder.*make it"),
@@ -176,6 +178,8 @@ def test_two_runs_cannot_write_the_same_output(place):
 def test_impossible_options_are_refused_and_leave_nothing_behind(place, changes, error, words):
     (place / "folder").mkdir()
     (place / "link.csv").symlink_to(place / "in.csv")
+    for name in ("in.partial", "in.new"):
+        (place / name).write_bytes((place / "in.csv").read_bytes())
     before, table = sorted(os.listdir(place)), (place / "in.csv").read_bytes()
     options = options_of(place, **{key: place / value for key, value in changes.items()})
     with pytest.raises(error, match=words):
@@ -198,7 +202,7 @@ def test_a_folder_without_write_permission_is_named(place):
     locked.chmod(0o500)
     if os.access(locked, os.W_OK):
         pytest.skip("this user may write everywhere")
-    with pytest.raises(LedgerError, match=r"cannot be created.*another folder"):
+    with pytest.raises(OutputError, match=r"cannot be created.*another folder"):
         run(place, output=locked / "out.csv")
 
 

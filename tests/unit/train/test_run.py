@@ -442,7 +442,7 @@ def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
         [embedded_towers.pixels(item.image) for item in colour_items],
     )
     with torch.inference_mode():
-        logits = [embedded_towers.image_features(tower, torch.from_numpy(view))[1].numpy() for view in views]
+        logits = [tower(torch.from_numpy(view))[1].numpy() for view in views]
     images = conse.embed_images(np.concatenate(logits))
     np.testing.assert_allclose(ours.encode_images(colour_items), images, atol=1e-5)
     texts = similarity.unit(builtin.encode_sentences(captions) - conse.centre())

@@ -74,17 +74,17 @@ def test_the_checkpoint_has_the_right_number_of_parameters(encoder):
     assert sum(weight.numel() for weight in towers.text.parameters()) == TEXT_PARAMETERS
 
 
-def test_the_fused_image_tower_returns_what_the_librarys_own_returns():
+def test_the_fused_image_tower_returns_what_the_whole_one_returns():
     fused, whole = (
-        embedded_towers.fuse_batch_norms(embedded_towers.load_image_tower()),
+        embedded_towers.load_image_tower().fuse_batch_norms(),
         embedded_towers.load_image_tower(),
     )
     for item in (*samples.sample_items()[:2], *samples.sample_items()[5:7]):  # wide, high and square
         views = torch.from_numpy(embedded_towers.pixels(item.image))
         with torch.inference_mode():
             pairs = zip(
-                embedded_towers.image_features(fused, views),
-                embedded_towers.image_features(whole, views),
+                fused(views),
+                whole(views),
                 strict=True,
             )
             for ours, theirs in pairs:
