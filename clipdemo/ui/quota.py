@@ -1,0 +1,95 @@
+"""How many bytes of files visitors may leave here: of one session, and of all sessions together."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.runtime import get_instance
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+
+from clipdemo.limits import MEGABYTE, format_bytes
+
+SESSION_BYTES = 200 * MEGABYTE
+TOTAL_BYTES = 600 * MEGABYTE
+SESSION_FILES = 1_000
+_UPLOAD = "/_stcore/upload_file/"
+
+
+@dataclass(eq=False)  # referenced weakly and by identity
+class Held:
+    """Bytes of a session's files that the app took over from Streamlit; they count until it is dropped.
+
+    Attributes:
+        session: Streamlit's id of it.
+        nbytes: held at present.
+    """
+
+    session: str
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        _held.add(self)
+
+
+_held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+class UploadQuota:
+    """Middleware that ends an upload which exceeds the quota, also one that lies about its length.
+
+    Args:
+        app: what answers the requests.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._arriving: Counter[str] = Counter()  # bytes of uploads under way, by session
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "PUT" or _UPLOAD not in scope["path"]:
+            await self._app(scope, receive, send)
+            return
+        session, received = scope["path"].split(_UPLOAD)[1].split("/")[0], 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            count = len(message.get("body", b""))
+            self._arriving[session] += count
+            received += count
+            self._check(session)
+            return message
+
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._arriving[session] -= received
+            if not self._arriving[session]:
+                del self._arriving[session]
+
+    def _check(self, session: str) -> None:
+        """Refuse what would exceed the quota.
+
+        Raises:
+            HTTPException: 413, which the browser shows beside the file.
+        """
+        manager = get_instance().uploaded_file_mgr
+        assert isinstance(manager, MemoryUploadedFileManager)  # noqa: S101 - Streamlit has no other
+        files = list(manager.file_storage.get(session, {}).values())
+        held = [(each.session, each.nbytes) for each in list(_held)]
+        own = sum(len(file.data) for file in files) + sum(nbytes for owner, nbytes in held if owner == session)
+        stored = sum(stat.byte_length for stats in manager.get_stats().values() for stat in stats)
+        total = stored + sum(nbytes for _, nbytes in held) + self._arriving.total()
+        if own + self._arriving[session] > SESSION_BYTES or len(files) >= SESSION_FILES:
+            raise HTTPException(
+                413,
+                f"this session has {len(files):,} files of {format_bytes(own)} here; it may have "
+                f"{SESSION_FILES:,} of {format_bytes(SESSION_BYTES)}; wait until they are read, or remove some",
+            )
+        if total > TOTAL_BYTES:
+            raise HTTPException(413, "the files of all visitors fill this server; try again in some minutes")
