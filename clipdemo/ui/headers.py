@@ -15,7 +15,14 @@ from clipdemo.output.html import inline_script_hashes
 
 # Memory and visitors of the process, computed anew for whoever asks: nothing that the page needs.
 CLOSED = "/_stcore/metrics"
-PERMISSIONS = ("camera=(self)", "microphone=()", "geolocation=()", "display-capture=()", "payment=()", "usb=()")
+PERMISSIONS = (
+    "camera=(self)",
+    "microphone=()",
+    "geolocation=()",
+    "display-capture=()",
+    "payment=()",
+    "usb=()",
+)
 _HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 
 
@@ -62,11 +69,11 @@ class SecurityHeaders:
                 f"script-src 'self' {self._inline_scripts}",
                 # Streamlit's styles are written by scripts (emotion), Plotly's into attributes.
                 "style-src 'self' 'unsafe-inline'",
-                # data: thumbnails in Markdown; blob: a picture just taken, and downloads of charts.
+                # data: thumbnails in Markdown; blob: charts saved as pictures.
                 "img-src 'self' data: blob:",
                 "font-src 'self' data:",
                 "media-src 'self' blob:",
-                f"connect-src 'self'{sockets}",
+                f"connect-src 'self' data:{sockets}",  # data: the camera's picture, which the page reads back
                 "manifest-src 'self'",
                 "base-uri 'none'",
                 "form-action 'none'",

@@ -15,7 +15,7 @@ from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.samples import SAMPLE_CAPTIONS, sample_items, sample_sets
 from clipdemo.scoring.prompts import PRESETS, Templates, read_captions
 from clipdemo.types import ImageItem, Rejected
-from clipdemo.ui import jobs, picker, views
+from clipdemo.ui import jobs, picker, quota, views
 from clipdemo.ui.state import Engine, View, claim_encoder
 from clipdemo.ui.workspace import EncodingJob, Workspace
 
@@ -96,11 +96,14 @@ def _bring_images(workspace: Workspace, limits: Limits) -> None:
 
 def _bring(workspace: Workspace, files: list[tuple[str, bytes]], kind: str, limits: Limits) -> None:
     """Take the files over and empty the widget, so that Streamlit drops its own copy."""
+    held = quota.hold(sum(len(data) for _, data in files))
 
     def found() -> Iterator[Source | Rejected]:
         files.reverse()
         while files:  # releases each file's bytes once it is read
-            yield from sources.expand(*files.pop(), kind, limits)
+            name, data = files.pop()
+            yield from sources.expand(name, data, kind, limits)
+            held.nbytes -= len(data)
 
     workspace.enqueue(found(), limits)
     workspace.uploads += 1

@@ -12,6 +12,7 @@ from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
 from clipdemo.limits import MEGABYTE, format_bytes
+from clipdemo.ui.state import session_id
 
 SESSION_BYTES = 200 * MEGABYTE
 TOTAL_BYTES = 600 * MEGABYTE
@@ -21,21 +22,25 @@ _UPLOAD = "/_stcore/upload_file/"
 
 @dataclass(eq=False)  # referenced weakly and by identity
 class Held:
-    """Bytes of a session's files that the app took over from Streamlit; they count until it is dropped.
+    """Bytes of files that the app took over from Streamlit; they count until this object is gone.
 
     Attributes:
-        session: Streamlit's id of it.
+        session: Streamlit's id of the session that brought them.
         nbytes: held at present.
     """
 
     session: str
     nbytes: int
 
-    def __post_init__(self) -> None:
-        _held.add(self)
-
 
 _held: weakref.WeakSet[Held] = weakref.WeakSet()
+
+
+def hold(nbytes: int) -> Held:
+    """Count bytes of files against the session whose script runs in this thread."""
+    held = Held(session_id(), nbytes)
+    _held.add(held)
+    return held
 
 
 class UploadQuota:
@@ -82,14 +87,17 @@ class UploadQuota:
         assert isinstance(manager, MemoryUploadedFileManager)  # noqa: S101 - Streamlit has no other
         files = list(manager.file_storage.get(session, {}).values())
         held = [(each.session, each.nbytes) for each in list(_held)]
-        own = sum(len(file.data) for file in files) + sum(nbytes for owner, nbytes in held if owner == session)
+        # An audit holds the files that are still in its widget: the same bytes, counted once.
+        own = max(
+            sum(len(file.data) for file in files), sum(count for owner, count in held if owner == session)
+        )
         stored = sum(stat.byte_length for stats in manager.get_stats().values() for stat in stats)
-        total = stored + sum(nbytes for _, nbytes in held) + self._arriving.total()
+        total = stored + sum(count for _, count in held) + self._arriving.total()
         if own + self._arriving[session] > SESSION_BYTES or len(files) >= SESSION_FILES:
             raise HTTPException(
                 413,
-                f"this session has {len(files):,} files of {format_bytes(own)} here; it may have "
-                f"{SESSION_FILES:,} of {format_bytes(SESSION_BYTES)}; wait until they are read, or remove some",
+                f"this session has {len(files):,} files with {format_bytes(own)} here; the limit is "
+                f"{SESSION_FILES:,} and {format_bytes(SESSION_BYTES)}; wait until they are read, or remove some",
             )
         if total > TOTAL_BYTES:
             raise HTTPException(413, "the files of all visitors fill this server; try again in some minutes")
