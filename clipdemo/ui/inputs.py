@@ -74,7 +74,7 @@ def _bring_images(workspace: Workspace, limits: Limits) -> None:
     elif way == "Camera":
         taken = st.camera_input("Take a picture", key=f"camera-{workspace.uploads}")
         if taken:
-            _bring(workspace, [("camera.jpg", taken.getvalue())], "camera", limits)
+            _bring(workspace, [taken], "camera", limits)
     else:
         dropped = st.file_uploader(
             "Images or a zip" if way == "Files" else "A folder",
@@ -86,23 +86,18 @@ def _bring_images(workspace: Workspace, limits: Limits) -> None:
             if len(dropped) > limits.images:
                 reason = f"{len(dropped)} files at once; the first {limits.images} were taken"
                 workspace.rejected.append(Rejected("the drop", "too many", reason, "upload"))
-            _bring(
-                workspace,
-                [(file.name, file.getvalue()) for file in dropped[: limits.images]],
-                "upload",
-                limits,
-            )
+            _bring(workspace, dropped, "upload", limits)
 
 
-def _bring(workspace: Workspace, files: list[tuple[str, bytes]], kind: str, limits: Limits) -> None:
-    """Take the files over and empty the widget, so that Streamlit drops its own copy."""
-    held = quota.hold(sum(len(data) for _, data in files))
+def _bring(workspace: Workspace, uploads: Collection[UploadedFile], kind: str, limits: Limits) -> None:
+    """Take the files over and empty the widget."""
+    files, held = quota.take_over(uploads, limits.images)
 
     def found() -> Iterator[Source | Rejected]:
         files.reverse()
         while files:  # releases each file's bytes once it is read
             name, data = files.pop()
-            yield from sources.expand(name, data, kind, limits)
+            yield from sources.expand("camera.jpg" if kind == "camera" else name, data, kind, limits)
             held.nbytes -= len(data)
 
     workspace.enqueue(found(), limits)

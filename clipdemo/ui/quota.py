@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from clipdemo.limits import MEGABYTE, format_bytes
 from clipdemo.ui.state import session_id
@@ -41,6 +44,16 @@ def hold(nbytes: int) -> Held:
     held = Held(session_id(), nbytes)
     _held.add(held)
     return held
+
+
+def take_over(files: Collection[UploadedFile], most: int) -> tuple[list[tuple[str, bytes]], Held]:
+    """Names and bytes of the first ``most`` files; Streamlit drops all, which it would keep with the session."""
+    taken = [(file.name, file.getvalue()) for file in list(files)[:most]]
+    context = get_script_run_ctx()
+    if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+        for file in files:
+            context.uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+    return taken, hold(sum(len(data) for _, data in taken))
 
 
 class UploadQuota:
@@ -84,7 +97,7 @@ class UploadQuota:
             HTTPException: 413, which the browser shows beside the file.
         """
         manager = get_instance().uploaded_file_mgr
-        assert isinstance(manager, MemoryUploadedFileManager)  # noqa: S101 - Streamlit has no other
+        assert isinstance(manager, MemoryUploadedFileManager)  # noqa: S101 - the server has no other
         files = list(manager.file_storage.get(session, {}).values())
         held = [(each.session, each.nbytes) for each in list(_held)]
         # An audit holds the files that are still in its widget: the same bytes, counted once.
@@ -97,7 +110,7 @@ class UploadQuota:
             raise HTTPException(
                 413,
                 f"this session has {len(files):,} files with {format_bytes(own)} here; the limit is "
-                f"{SESSION_FILES:,} and {format_bytes(SESSION_BYTES)}; wait until they are read, or remove some",
+                f"{SESSION_FILES:,} and {format_bytes(SESSION_BYTES)}; wait until they are read",
             )
         if total > TOTAL_BYTES:
             raise HTTPException(413, "the files of all visitors fill this server; try again in some minutes")
