@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from clipdemo.errors import CaptionError
 from clipdemo.images import addresses, fetch, sources

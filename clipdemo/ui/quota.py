@@ -5,9 +5,11 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.runtime import get_instance
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
@@ -47,7 +49,7 @@ def hold(nbytes: int) -> Held:
 
 
 def take_over(files: Collection[UploadedFile], most: int) -> tuple[list[tuple[str, bytes]], Held]:
-    """Names and bytes of the first ``most`` files; Streamlit drops all, which it would keep with the session."""
+    """Names and bytes of the first ``most`` files; Streamlit, which would keep them all, drops them."""
     taken = [(file.name, file.getvalue()) for file in list(files)[:most]]
     context = get_script_run_ctx()
     if context and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
@@ -84,7 +86,8 @@ class UploadQuota:
             return message
 
         try:
-            await self._app(scope, receive_counted, send)
+            with suppress(ClientDisconnect):  # would fill the log; nobody is there to be answered
+                await self._app(scope, receive_counted, send)
         finally:
             self._arriving[session] -= received
             if not self._arriving[session]:

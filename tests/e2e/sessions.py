@@ -7,9 +7,10 @@ sent, so that many visitors at once cost next to nothing beside the server they 
 from __future__ import annotations
 
 import re
+import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import itemgetter
@@ -111,6 +112,10 @@ class Session:
         self._values[self._ids[CHECKPOINT]] = checkpoint
         self._rerun()
 
+    def vanish(self) -> None:
+        """Cut the connection without a word."""
+        self._socket.socket.shutdown(socket.SHUT_RDWR)
+
     def open_page(self, path: str) -> None:
         """Follow a link of the navigation."""
         self._page = self._pages[path]
@@ -132,7 +137,9 @@ class Session:
         """
         urls = self.request_upload(name)
         body, kind = multipart(name, data)
-        put(self._address, urls.upload_url, body, kind)
+        headers = upload_headers(self._address, kind)
+        request = urllib.request.Request(f"{self._address}{urls.upload_url}", body, headers, method="PUT")
+        urllib.request.urlopen(request, timeout=60).close()
         state = FileUploaderState()
         state.uploaded_file_info.add(file_id=urls.file_id, file_urls=urls, name=name, size=len(data))
         self._files = {self._ids[label]: state}
@@ -145,8 +152,8 @@ class Session:
         message.file_urls_request.request_id = name
         message.file_urls_request.file_names.append(name)
         self.send(message)
-        urls = next(iter(self._until(lambda answer: answer.file_urls_response.file_urls, 60)))
-        return urls  # type: ignore[no-any-return]
+        urls: FileURLs = self._until(lambda answer: answer.file_urls_response.file_urls, 60)[0]
+        return urls
 
     def wait_for(self, words: str, seconds: float) -> None:
         """Wait until these words are on the page."""
@@ -293,13 +300,11 @@ def multipart(name: str, data: bytes) -> tuple[bytes, str]:
     return head + data + b"\r\n--edge--\r\n", "multipart/form-data; boundary=edge"
 
 
-def put(address: str, path: str, body: Iterable[bytes] | bytes, kind: str) -> None:
-    """Send a file as the page's script does, with the token that the server gave."""
+def upload_headers(address: str, kind: str) -> dict[str, str]:
+    """What the page's script sends with a file: its type, and the token that the server gave."""
     with urllib.request.urlopen(f"{address}/_stcore/health", timeout=60) as answer:
         token = answer.headers["Set-Cookie"].split(";")[0].partition("=")[2]
-    headers = {"Content-Type": kind, "X-Xsrftoken": token, "Cookie": f"_streamlit_xsrf={token}"}
-    request = urllib.request.Request(f"{address}{path}", body, headers, method="PUT")  # type: ignore[arg-type]
-    urllib.request.urlopen(request, timeout=60).close()
+    return {"Content-Type": kind, "X-Xsrftoken": token, "Cookie": f"_streamlit_xsrf={token}"}
 
 
 def _unescaped(markdown: str) -> str:
