@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import FrameType
 
@@ -95,20 +95,18 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
 
 async def _expire_sessions() -> None:
     """Release sessions whose visitors left; Streamlit itself does so only when another visitor leaves."""
-    # Streamlit gives no other way to its session storage; listing it removes what has expired.
-    storage = get_instance()._session_mgr._session_storage  # type: ignore[attr-defined]
-    waiting: set[str] = set()
+    # Streamlit has no public way to its session storage.
+    sessions = get_instance()._session_mgr._session_storage._cache  # type: ignore[attr-defined]
     while True:
         await asyncio.sleep(EXPIRY_SECONDS)
-        present = _ids(storage.list())
-        if waiting - present:
-            # A session is part of reference cycles, and full collections are rare: see postScriptGC.
+        expired = [info.session for _, info in sessions.expire()]
+        for session in expired:
+            session.shutdown()
+        if expired:
+            # They are part of reference cycles, and full collections are rare: see postScriptGC.
+            expired.clear()
+            del session
             await asyncio.to_thread(gc.collect)
-        waiting = present
-
-
-def _ids(sessions: Iterable[object]) -> set[str]:
-    return {info.session.id for info in sessions}  # type: ignore[attr-defined]
 
 
 def _end_in_time(signal_number: int) -> None:
