@@ -1,4 +1,7 @@
-"""The entry of the app: page config, the sidebar, navigation; nothing else."""
+"""The entry of the app: the server that `streamlit run` starts, and the script that every visit runs.
+
+The script is page config, the sidebar and navigation; nothing else.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -6,7 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from clipdemo.errors import ClipdemoError
-from clipdemo.ui import inputs, jobs, state, views
+from clipdemo.ui import inputs, jobs, server, state, views
 from clipdemo.ui.pages import about, rank
 from clipdemo.ui.pages.audit import page as audit
 from clipdemo.ui.pages.compare import page as compare
@@ -15,29 +18,38 @@ from clipdemo.ui.workspace import workspace
 
 ASSETS = Path(__file__).parent / "assets"
 
-st.set_page_config(
-    page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide", initial_sidebar_state=360
-)
-st.logo(str(ASSETS / "icon.png"), size="large")
-st.html(ASSETS / "style.css")
 
-try:
-    engine, session = state.engine(), workspace()
-    view = inputs.sidebar(engine, session)
-    pages = {
-        "": ("Rank", "sort", partial(rank.show, view)),
-        "matrix": ("Matrix", "grid_on", partial(matrix.show, view)),
-        "compare": ("Compare", "compare_arrows", partial(compare.show, view, engine)),
-        "audit": ("Audit", "fact_check", partial(audit.show, view, engine)),
-        "about": ("About", "info", partial(about.show, view, engine.loader)),
-    }
-    ranking, *others = [
-        st.Page(show, title=title, icon=f":material/{icon}:", url_path=path or None, default=not path)
-        for path, (title, icon, show) in pages.items()
-    ]
-    page = st.navigation([ranking, *others], position="top")
-    if "next" in st.session_state and page != ranking:  # a score card leads on to the Rank page
-        st.switch_page(ranking)
-    jobs.run(page.run, view.jobs, engine.loader, session, page=page.url_path)
-except ClipdemoError as error:
-    st.error(views.plain(str(error), 500), icon=":material/error:")
+def show() -> None:
+    """Draw the page and do a slice of the session's work."""
+    st.set_page_config(
+        page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide", initial_sidebar_state=360
+    )
+    st.logo(str(ASSETS / "icon.png"), size="large")
+    st.html(ASSETS / "style.css")
+    try:
+        engine, session = state.engine(), workspace()
+        view = inputs.sidebar(engine, session)
+        pages = {
+            "": ("Rank", "sort", partial(rank.show, view)),
+            "matrix": ("Matrix", "grid_on", partial(matrix.show, view)),
+            "compare": ("Compare", "compare_arrows", partial(compare.show, view, engine)),
+            "audit": ("Audit", "fact_check", partial(audit.show, view, engine)),
+            "about": ("About", "info", partial(about.show, view, engine.loader)),
+        }
+        ranking, *others = [
+            st.Page(draw, title=title, icon=f":material/{icon}:", url_path=path or None, default=not path)
+            for path, (title, icon, draw) in pages.items()
+        ]
+        page = st.navigation([ranking, *others], position="top")
+        if "next" in st.session_state and page != ranking:  # a score card leads on to the Rank page
+            st.switch_page(ranking)
+        jobs.run(page.run, view.jobs, engine.loader, session, page=page.url_path)
+    except ClipdemoError as error:
+        st.error(views.plain(str(error), 500), icon=":material/error:")
+
+
+if __name__ == "__main__":  # a run of the script
+    show()
+else:  # imported by `streamlit run`, which looks for the app in this file
+    server.check_settings()
+    app = st.App(__file__, middleware=server.middleware(), lifespan=server.lifespan)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
+import time
+from bisect import bisect_right
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TypeVar
 
 import numpy as np
@@ -23,35 +26,58 @@ from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, Encoder, ImageItem
 
 BATCH = 16
+FIRST_BATCH = 4  # while the pace of a checkpoint is unknown
+TURN_SECONDS = 1.0  # of a forward pass, unless a single input takes longer; then others have a turn
 POLL_SECONDS = 0.3  # between two calls of on_wait
 Key = tuple[str, str]
 Content = TypeVar("Content")
 OnWait = Callable[[int], None]  # takes the number of requests ahead
 
 
+@dataclass(eq=False)
+class _Ticket:
+    """A request for the lock.
+
+    Attributes:
+        owner: whose it is.
+        turn: one more than that of the owner's request before it.
+        called: set when the lock is given.
+    """
+
+    owner: object
+    turn: int = 0
+    called: threading.Event = field(default_factory=threading.Event)
+
+
 class FairLock:
-    """A first-come, first-served lock: one visitor's 200 images never starve another's single one."""
+    """A lock that owners hold in turn: 200 requests of one visitor never starve another's single one.
+
+    Requests of one owner are served in the order of arrival.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
+        self._waiting: list[_Ticket] = []  # in the order they are served; the first one holds the lock
 
     @contextmanager
-    def acquire(self, on_wait: OnWait | None = None) -> Iterator[None]:
+    def acquire(self, on_wait: OnWait | None = None, owner: object = None) -> Iterator[None]:
         """Hold the lock for the block.
 
         Args:
             on_wait: called repeatedly with the number of requests ahead while this one waits, and then once
                 with 0; an exception from it ends the waiting.
+            owner: takes one turn before the next owner has one; None is an owner of this request alone.
         """
-        ticket = threading.Event()
+        ticket = _Ticket(object() if owner is None else owner)
         with self._guard:
-            self._waiting.append(ticket)
-            if self._waiting[0] is ticket:
-                ticket.set()
+            turns = [other.turn for other in self._waiting if other.owner == ticket.owner]
+            ticket.turn = max(turns) + 1 if turns else self._waiting[0].turn if self._waiting else 0
+            place = bisect_right(self._waiting, ticket.turn, key=attrgetter("turn"))
+            self._waiting.insert(place, ticket)
+            self._waiting[0].called.set()
         try:
             called = False
-            while not ticket.wait(POLL_SECONDS if on_wait else None):
+            while not ticket.called.wait(POLL_SECONDS if on_wait else None):
                 if on_wait:
                     called = True
                     on_wait(self._count_ahead(ticket))
@@ -62,9 +88,9 @@ class FairLock:
             with self._guard:
                 self._waiting.remove(ticket)
                 if self._waiting:
-                    self._waiting[0].set()
+                    self._waiting[0].called.set()
 
-    def _count_ahead(self, ticket: threading.Event) -> int:
+    def _count_ahead(self, ticket: _Ticket) -> int:
         with self._guard:
             return self._waiting.index(ticket)
 
@@ -109,9 +135,20 @@ class EmbeddingStore:
 
 @dataclass
 class _EncoderSlot:
-    """The encoder that a ``CachedEncoder`` and its copies share; None once it is released."""
+    """What a ``CachedEncoder`` and its copies share.
+
+    Attributes:
+        encoder: None once it is released.
+        seconds: that one image and one caption took in the latest forward pass of each.
+    """
 
     encoder: Encoder | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def batch(self, kind: str) -> int:
+        """How many inputs one turn takes."""
+        seconds = self.seconds.get(kind, 0.0)
+        return max(1, min(BATCH, int(TURN_SECONDS / seconds))) if seconds else FIRST_BATCH
 
 
 class CachedEncoder:
@@ -132,6 +169,7 @@ class CachedEncoder:
         self._store = store
         self._device_lock = device_lock
         self._on_wait: OnWait | None = None
+        self._owner: object = None
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -161,15 +199,20 @@ class CachedEncoder:
         with self._device_lock.acquire():
             self._slot.encoder = None
 
-    def with_wait_callback(self, on_wait: OnWait) -> CachedEncoder:
-        """A copy that calls ``on_wait`` with the number of requests ahead while it waits for the device."""
+    def for_session(self, owner: object, on_wait: OnWait | None = None) -> CachedEncoder:
+        """A copy whose requests for the device are one session's.
+
+        Args:
+            owner: takes turns with other owners.
+            on_wait: called with the number of requests ahead while this copy waits for the device.
+        """
         other = copy.copy(self)
-        other._on_wait = on_wait
+        other._owner, other._on_wait = owner, on_wait
         return other
 
     def reserve_device(self) -> AbstractContextManager[None]:
         """Reserve the device for a block of work: no other forward pass runs meanwhile."""
-        return self._device_lock.acquire(self._on_wait)
+        return self._device_lock.acquire(self._on_wait, self._owner)
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """How much of ``caption`` is read."""
@@ -185,13 +228,13 @@ class CachedEncoder:
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows; encodes only images that are not cached."""
         keys = [image_key(self.checkpoint, item.sha256) for item in items]
-        return self._rows(keys, list(items), self._encode_images)
+        return self._rows("image", keys, list(items), self._encode_images)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
         """(len(captions), dim) unit rows; encodes only captions that are not cached."""
         by_length = sorted(captions, key=len)  # a batch is padded to its longest caption
         keys = [caption_key(self.checkpoint, caption) for caption in by_length]
-        rows = self._rows(keys, by_length, self._encode_captions)
+        rows = self._rows("caption", keys, by_length, self._encode_captions)
         row_of = {caption: row for row, caption in enumerate(by_length)}
         return rows[[row_of[caption] for caption in captions]] if captions else rows
 
@@ -215,19 +258,21 @@ class CachedEncoder:
         return self.encoder.encode_captions(captions)
 
     def _rows(
-        self, keys: list[Key], inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
+        self, kind: str, keys: list[Key], inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
     ) -> FloatArray:
         rows = self._store.find(keys)
         missing = {key: content for key, content in zip(keys, inputs, strict=True) if key not in rows}
-        missing_keys = list(missing)
-        for start in range(0, len(missing_keys), BATCH):
-            batch = missing_keys[start : start + BATCH]
+        waiting = deque(missing)
+        while waiting:
             with self.reserve_device():
+                batch = [waiting.popleft() for _ in range(min(self._slot.batch(kind), len(waiting)))]
                 # Another session may have encoded some of them while this one waited.
                 rows.update(self._store.find(batch))
                 remaining = [key for key in batch if key not in rows]
                 if remaining:
+                    started = time.perf_counter()
                     encoded = encode([missing[key] for key in remaining])
+                    self._slot.seconds[kind] = (time.perf_counter() - started) / len(remaining)
                     new_rows = dict(zip(remaining, encoded, strict=True))
                     self._store.add(new_rows)
                     rows.update(new_rows)

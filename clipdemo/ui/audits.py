@@ -22,7 +22,7 @@ from clipdemo.tables.table import Table, open_table
 from clipdemo.types import Rejected
 from clipdemo.ui import jobs, views
 from clipdemo.ui.jobs import Job, Progress
-from clipdemo.ui.state import Engine, View
+from clipdemo.ui.state import Engine, View, session_id
 from clipdemo.ui.workspace import PATIENCE
 
 BATCH = 8  # images of one step: a click waits for one step at most
@@ -56,7 +56,7 @@ class AuditJob(Job):
             raise ReleasedCheckpointError(
                 f"{catalogue.title(view.checkpoint)} is not loaded; choose it again"
             )
-        self.encoder = encoder
+        self.encoder = encoder.for_session(session_id())
         self.ledger, self.footprint = Ledger(), Footprint()
         self.done, self.seconds, self.failed = 0, 0.0, ""
         self.audit: Audit | None = None

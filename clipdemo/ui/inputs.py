@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from clipdemo.errors import CaptionError
 from clipdemo.images import addresses, fetch, sources
@@ -15,7 +16,7 @@ from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.samples import SAMPLE_CAPTIONS, sample_items, sample_sets
 from clipdemo.scoring.prompts import PRESETS, Templates, read_captions
 from clipdemo.types import ImageItem, Rejected
-from clipdemo.ui import jobs, picker, views
+from clipdemo.ui import jobs, picker, quota, views
 from clipdemo.ui.state import Engine, View, claim_encoder
 from clipdemo.ui.workspace import EncodingJob, Workspace
 
@@ -74,7 +75,7 @@ def _bring_images(workspace: Workspace, limits: Limits) -> None:
     elif way == "Camera":
         taken = st.camera_input("Take a picture", key=f"camera-{workspace.uploads}")
         if taken:
-            _bring(workspace, [("camera.jpg", taken.getvalue())], "camera", limits)
+            _bring(workspace, [taken], "camera", limits)
     else:
         dropped = st.file_uploader(
             "Images or a zip" if way == "Files" else "A folder",
@@ -86,21 +87,19 @@ def _bring_images(workspace: Workspace, limits: Limits) -> None:
             if len(dropped) > limits.images:
                 reason = f"{len(dropped)} files at once; the first {limits.images} were taken"
                 workspace.rejected.append(Rejected("the drop", "too many", reason, "upload"))
-            _bring(
-                workspace,
-                [(file.name, file.getvalue()) for file in dropped[: limits.images]],
-                "upload",
-                limits,
-            )
+            _bring(workspace, dropped, "upload", limits)
 
 
-def _bring(workspace: Workspace, files: list[tuple[str, bytes]], kind: str, limits: Limits) -> None:
-    """Take the files over and empty the widget, so that Streamlit drops its own copy."""
+def _bring(workspace: Workspace, uploads: Collection[UploadedFile], kind: str, limits: Limits) -> None:
+    """Take the files over and empty the widget."""
+    files, held = quota.take_over(uploads, limits.images)
 
     def found() -> Iterator[Source | Rejected]:
         files.reverse()
         while files:  # releases each file's bytes once it is read
-            yield from sources.expand(*files.pop(), kind, limits)
+            name, data = files.pop()
+            yield from sources.expand("camera.jpg" if kind == "camera" else name, data, kind, limits)
+            held.nbytes -= len(data)
 
     workspace.enqueue(found(), limits)
     workspace.uploads += 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
+from functools import cache
 
 import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
@@ -20,6 +22,8 @@ from clipdemo.models.loader import Loader
 from clipdemo.scoring.prompts import Templates
 from clipdemo.types import ImageItem
 from clipdemo.ui.jobs import Job
+
+_making_engine = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,14 @@ class View:
         self.jobs.append(job)
 
 
-@st.cache_resource(show_spinner=False)
 def engine() -> Engine:
     """The engine of this process, made by the first visit after a start."""
+    with _making_engine:
+        return _make_engine()
+
+
+@cache  # not Streamlit's: any browser may ask for those to be cleared, for all visitors
+def _make_engine() -> Engine:
     limits = Limits.from_environment()
     store = EmbeddingStore(limits.cache_bytes)
     samples.preload(store)
@@ -111,7 +120,13 @@ def claim_encoder(engine: Engine, session: object, name: str) -> CachedEncoder |
 
 def with_queue_line(encoder: CachedEncoder) -> CachedEncoder:
     """The same encoder; while it waits for other visitors, a line in the sidebar says so."""
-    return encoder.with_wait_callback(_show_queue)
+    return encoder.for_session(session_id(), _show_queue)
+
+
+def session_id() -> str:
+    """Streamlit's id of the session whose script runs in this thread; empty in a thread of another kind."""
+    context = get_script_run_ctx(suppress_warning=True)
+    return context.session_id if context else ""
 
 
 def _show_queue(ahead: int) -> None:

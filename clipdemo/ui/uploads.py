@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
 from clipdemo.errors import TableError
 from clipdemo.images import sources
@@ -11,6 +12,7 @@ from clipdemo.images.sources import Source
 from clipdemo.limits import MEGABYTE, Limits, format_bytes
 from clipdemo.tables.table import Table, open_table, read_columns
 from clipdemo.types import Rejected
+from clipdemo.ui.quota import Held, hold
 
 MAX_UNPACKED = 2  # times the largest file: characters of all cells together
 MAX_IMAGE_BYTES = 200 * MEGABYTE  # of uploaded images and zips, held until the audit ends
@@ -68,7 +70,12 @@ def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Loca
                 rejected.append(item)
             else:
                 found.append(item)
-    return upload_locator(found, limits), rejected
+    held = hold(sum(len(data) for _, data in files))
+    return partial(_locate, upload_locator(found, limits), held), rejected
+
+
+def _locate(locate: Locator, _held: Held, cell: str) -> Source:
+    return locate(cell)
 
 
 def check_image_bytes(total: int) -> None:

@@ -150,7 +150,8 @@ def show_limits(limits: Limits) -> None:
         f"At most {limits.images} images of {format_bytes(limits.file_bytes)} each, "
         f"{limits.captions} captions"
         + (f", {limits.urls} URLs of {limits.url_seconds:g} s each." if limits.urls_allowed else ".")
-        + " A zip may have 200 MB. Images stay in this session and are never saved."
+        + f" A zip may have {st.get_option('server.maxUploadSize')} MB."
+        + " Images stay in this session and are never saved."
     )
 
 

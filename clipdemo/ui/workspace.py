@@ -11,7 +11,7 @@ import streamlit as st
 
 from clipdemo.images import sources
 from clipdemo.images.sources import Source
-from clipdemo.limits import Limits
+from clipdemo.limits import MEGABYTE, Limits, format_bytes
 from clipdemo.models.cache import BATCH, CachedEncoder
 from clipdemo.types import ImageItem, Rejected
 from clipdemo.ui.jobs import Job, Progress
@@ -19,6 +19,7 @@ from clipdemo.ui.state import Engine
 
 PATIENCE = 0.2  # seconds that a click waits at most for a file that does not arrive
 STEP = 4  # images encoded between two chances for a click
+MAX_KEPT_BYTES = 200 * MEGABYTE  # pixels and thumbnails of a session; 200 photographs have 120
 MAX_VERDICTS = 500  # on files, and on URLs, that a session keeps
 _EXHAUSTED = object()
 
@@ -72,12 +73,16 @@ class Workspace:
         if same:
             reason = f"the same file as {same.name}; it counts once"
             return Rejected(item.name, "duplicate", reason, item.source)
-        if len(self.items) + len(samples) < limits.images:
+        kept = sum(_size(other) for other in (*self.items.values(), item))
+        if len(self.items) + len(samples) < limits.images and kept <= MAX_KEPT_BYTES:
             return None
         self.queue.clear()
+        limit = f"{limits.images} images, samples included"
+        if kept > MAX_KEPT_BYTES:
+            limit = f"{format_bytes(MAX_KEPT_BYTES)} of pixels"
         reason = (
-            f"the workspace is full: the limit is {limits.images} images, samples included; this one and "
-            "all after it were left out; clear some first"
+            f"the workspace is full: the limit is {limit}; this one and all after it were left out; "
+            "clear some first"
         )
         return Rejected(item.name, "too many", reason, item.source)
 
@@ -96,6 +101,11 @@ class Workspace:
             item = self.items.pop(sha256, None)
             if item:
                 self.urls.pop(item.name, None)
+
+
+def _size(item: ImageItem) -> int:
+    """Bytes that an image takes in memory."""
+    return 3 * item.image.width * item.image.height + len(item.thumbnail)
 
 
 def workspace() -> Workspace:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from streamlit.testing.v1 import AppTest
+
+from clipdemo.ui import state
 
 ENTRY = Path(__file__).parents[2] / "streamlit_app.py"
 
@@ -21,7 +22,7 @@ def run_app(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Ap
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        st.cache_resource.clear()
+        state._make_engine.cache_clear()
         app = AppTest.from_file(str(ENTRY), default_timeout=120).run()
         assert not app.exception
         return app

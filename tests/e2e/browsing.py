@@ -40,6 +40,13 @@ def free_port() -> int:
 @contextmanager
 def running_app(log: Path, **environment: str) -> Iterator[str]:
     """Start the app, wait until it is healthy, give its address, end it."""
+    with running_server(log, **environment) as (address, _):
+        yield address
+
+
+@contextmanager
+def running_server(log: Path, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Start the app, wait until it is healthy, give its address and its process, end it."""
     port = free_port()
     settings = {
         "HF_HOME": str(log.parent / "hf-home"),
@@ -53,7 +60,7 @@ def running_app(log: Path, **environment: str) -> Iterator[str]:
         process = subprocess.Popen(command, cwd=ROOT, env={**kept, **settings}, stdout=output, stderr=output)
         try:
             wait_until(lambda: healthy(port), 60, f"the app did not start:\n{log.read_text()}")
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process
         finally:
             end(process)
 

@@ -7,16 +7,20 @@ sent, so that many visitors at once cost next to nothing beside the server they 
 from __future__ import annotations
 
 import re
+import socket
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from operator import itemgetter
 from types import TracebackType
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from streamlit.proto.Alert_pb2 import Alert
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.Common_pb2 import FileUploaderState, FileURLs
 from streamlit.proto.Delta_pb2 import Delta
 from streamlit.proto.Element_pb2 import Element
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -75,6 +79,9 @@ class Session:
         self._query = {"captions": "\n".join(captions), "checkpoint": checkpoint}
         self._ids: dict[str, str] = {}  # of the widgets, by label
         self._values: dict[str, str] = {}  # by id; a browser sends them with every rerun
+        self._files: dict[str, FileUploaderState] = {}  # in upload widgets, by id
+        self._pages: dict[str, str] = {}  # hashes by path
+        self._address, self.id = address, ""
         self._elements: dict[tuple[int, ...], Element] = {}
         self._page = ""
         self._intervals: dict[str, float] = {}  # of fragments that run again by themselves
@@ -105,6 +112,75 @@ class Session:
         self._values[self._ids[CHECKPOINT]] = checkpoint
         self._rerun()
 
+    def vanish(self) -> None:
+        """Cut the connection without a word."""
+        self._socket.socket.shutdown(socket.SHUT_RDWR)
+
+    def open_page(self, path: str) -> None:
+        """Follow a link of the navigation."""
+        self._page = self._pages[path]
+        self._rerun()
+
+    def press(self, label: str) -> None:
+        """Press a button."""
+        self._rerun(pressed=self._ids[label])
+
+    def send(self, message: BackMsg) -> None:
+        """Send any message, as a browser under someone's control may."""
+        self._socket.send(message.SerializeToString())
+
+    def upload(self, label: str, name: str, data: bytes) -> None:
+        """Put a file into an upload widget; the page takes it over in the next run.
+
+        Raises:
+            urllib.error.HTTPError: the server refused it.
+        """
+        urls = self.request_upload(name)
+        body, kind = multipart(name, data)
+        headers = upload_headers(self._address, kind)
+        request = urllib.request.Request(f"{self._address}{urls.upload_url}", body, headers, method="PUT")
+        urllib.request.urlopen(request, timeout=60).close()
+        state = FileUploaderState()
+        state.uploaded_file_info.add(file_id=urls.file_id, file_urls=urls, name=name, size=len(data))
+        self._files = {self._ids[label]: state}
+        self._rerun()
+        self._files = {}
+
+    def request_upload(self, name: str) -> FileURLs:
+        """Where a file may be sent to."""
+        message = BackMsg()
+        message.file_urls_request.request_id = name
+        message.file_urls_request.file_names.append(name)
+        self.send(message)
+        urls: FileURLs = self._until(lambda answer: answer.file_urls_response.file_urls, 60)[0]
+        return urls
+
+    def wait_for(self, words: str, seconds: float) -> None:
+        """Wait until these words are on the page."""
+        if words not in self._all_words():
+            self._until(lambda _: words in self._all_words(), seconds)
+
+    def _until(self, found: Callable[[ForwardMsg], Any], seconds: float) -> Any:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            try:
+                data = self._socket.recv(timeout=left)
+            except TimeoutError:
+                break
+            assert isinstance(data, bytes)
+            message = ForwardMsg.FromString(data)
+            self._take(message)
+            answer = found(message)
+            if answer:
+                return answer
+        raise TimeoutError(f"nothing as wanted within {seconds:g} s; the page says: {self._words()}")
+
+    def _all_words(self) -> str:
+        return "\n".join(
+            element.markdown.body or element.alert.body or element.button.label
+            for element in self._elements.values()
+        )
+
     def grids(self, seconds: float) -> Iterator[Grid]:
         """Every complete grid as it comes, of old runs of the script, too.
 
@@ -127,7 +203,7 @@ class Session:
                     yield grid
         raise TimeoutError(f"no grid as wanted within {seconds:g} s; the page says: {self._words()}")
 
-    def _rerun(self, fragment: str = "") -> None:
+    def _rerun(self, fragment: str = "", *, pressed: str = "") -> None:
         message = BackMsg()
         asked = message.rerun_script
         asked.query_string = urlencode(self._query)
@@ -135,6 +211,10 @@ class Session:
         asked.fragment_id, asked.is_auto_rerun = fragment, bool(fragment)
         for widget, value in self._values.items():
             asked.widget_states.widgets.add(id=widget, string_value=value)
+        for widget, files in self._files.items():
+            asked.widget_states.widgets.add(id=widget, file_uploader_state_value=files)
+        if pressed:
+            asked.widget_states.widgets.add(id=pressed, trigger_value=True)
         self._socket.send(message.SerializeToString())
 
     def _take(self, message: ForwardMsg) -> bool:
@@ -142,7 +222,9 @@ class Session:
         kind = message.WhichOneof("type")
         if kind == "navigation":
             self._page = message.navigation.page_script_hash
+            self._pages = {page.url_pathname: page.page_script_hash for page in message.navigation.app_pages}
         elif kind == "new_session":
+            self.id = message.new_session.initialize.session_id
             if not message.metadata.run.fragment_ids:  # at the end of a run, only what it sent is on the page
                 self._elements.clear()
                 self._intervals.clear()
@@ -171,8 +253,9 @@ class Session:
             return False
         element = self._elements[path] = delta.new_element
         kind = element.WhichOneof("type")
-        if kind == "text_area":
-            self._ids[element.text_area.label] = element.text_area.id
+        if kind in {"text_area", "button", "file_uploader"}:
+            widget = getattr(element, kind)
+            self._ids[widget.label] = widget.id
         elif kind == "selectbox":
             self._ids[element.selectbox.label] = element.selectbox.id
             if element.selectbox.set_value:
@@ -209,6 +292,19 @@ class Session:
     def _words(self) -> str:
         bodies = (element.markdown.body or element.alert.body for element in self._elements.values())
         return " | ".join(body[:80] for body in bodies if body)
+
+
+def multipart(name: str, data: bytes) -> tuple[bytes, str]:
+    """The body of an upload and its Content-Type."""
+    head = f'--edge\r\nContent-Disposition: form-data; name="{name}"; filename="{name}"\r\n\r\n'.encode()
+    return head + data + b"\r\n--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+def upload_headers(address: str, kind: str) -> dict[str, str]:
+    """What the page's script sends with a file: its type, and the token that the server gave."""
+    with urllib.request.urlopen(f"{address}/_stcore/health", timeout=60) as answer:
+        token = answer.headers["Set-Cookie"].split(";")[0].partition("=")[2]
+    return {"Content-Type": kind, "X-Xsrftoken": token, "Cookie": f"_streamlit_xsrf={token}"}
 
 
 def _unescaped(markdown: str) -> str:

@@ -212,7 +212,7 @@ def test_a_released_encoder_returns_cached_rows_and_explains_why_others_fail(cou
     encoder = cached(counting)
     rows = encoder.encode_images(colour_items[:3])
     captions = encoder.encode_captions(["red"])
-    copied = encoder.with_wait_callback(lambda before: None)
+    copied = encoder.for_session("visitor", lambda before: None)
     encoder.release()
     assert encoder.released
     assert copied.released
