@@ -123,9 +123,13 @@ class CachedEncoder:
         encoder: computes the embeddings that are not cached.
         store: shared by all encoders and sessions of the process.
         device_lock: shared by all encoders of a device.
+        batch: images or captions of one forward pass.
     """
 
-    def __init__(self, encoder: Encoder, store: EmbeddingStore, device_lock: FairLock) -> None:
+    def __init__(
+        self, encoder: Encoder, store: EmbeddingStore, device_lock: FairLock, batch: int = BATCH
+    ) -> None:
+        self._batch = batch
         self.device, self.dtype = encoder.device, encoder.dtype
         self._checkpoint = encoder.checkpoint
         self._slot = _EncoderSlot(encoder)
@@ -220,8 +224,8 @@ class CachedEncoder:
         rows = self._store.find(keys)
         missing = {key: content for key, content in zip(keys, inputs, strict=True) if key not in rows}
         missing_keys = list(missing)
-        for start in range(0, len(missing_keys), BATCH):
-            batch = missing_keys[start : start + BATCH]
+        for start in range(0, len(missing_keys), self._batch):
+            batch = missing_keys[start : start + self._batch]
             with self.reserve_device():
                 # Another session may have encoded some of them while this one waited.
                 rows.update(self._store.find(batch))

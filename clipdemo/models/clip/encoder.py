@@ -23,12 +23,15 @@ from clipdemo import memory, similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
 from clipdemo.models.clip.families import Family, read_family
 from clipdemo.models.clip.pixels import PixelRecipe
+from clipdemo.models.clip.tokenizer import load_tokenizer
 from clipdemo.models.frameworks import IMPORT_LOCK, translate_load_errors
 from clipdemo.models.weights import has_safetensors
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 transformers.utils.logging.disable_progress_bar()
+
+MAX_LETTERS = 200_000  # of a caption
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class TransformersEncoder:
         with IMPORT_LOCK, translate_load_errors(origin.id, broken):
             self._processor = getattr(transformers, self.family.processor_class).from_pretrained(folder)
             self._recipe = PixelRecipe.of(self._processor) if self.family.has_pixel_recipe else None
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self._tokenizer = load_tokenizer(folder, self.family, origin.id)
             model, report = getattr(transformers, self.family.model_class).from_pretrained(
                 folder,
                 use_safetensors=safe,
@@ -90,6 +93,7 @@ class TransformersEncoder:
             )
             self._model: Any = model.eval().to(self._device)
             self._limit = int(model.config.text_config.max_position_embeddings)
+            self._vocabulary = int(model.config.text_config.vocab_size)
             self.checkpoint = self._describe(origin)
         if report["missing_keys"] or report["mismatched_keys"]:
             raise CorruptCheckpointError(
@@ -160,7 +164,13 @@ class TransformersEncoder:
                 max_length=self._limit,
                 return_tensors="pt",
                 return_attention_mask=self.family.attention_mask,
-            ).to(self._device)
+            )
+        if int(batch["input_ids"].max()) >= self._vocabulary:  # on a GPU the pass would end the process
+            raise CorruptCheckpointError(
+                f"the tokenizer of {self.checkpoint.id} has tokens that its model lacks; "
+                "choose another checkpoint"
+            )
+        batch = batch.to(self._device)
         names = ("input_ids", "attention_mask") if self.family.attention_mask else ("input_ids",)
         return {name: batch[name] for name in names}
 
@@ -169,6 +179,7 @@ class TransformersEncoder:
         return split_at_limit(caption, self._limit, self._count_tokens)
 
     def _prepared(self, caption: str) -> str:
+        caption = caption[:MAX_LETTERS]  # far beyond what is read; tokenizing takes time for every letter
         return caption.lower() if self.family.lower_case else caption
 
     def _count_tokens(self, caption: str) -> int:
