@@ -69,8 +69,8 @@ class Loader:
         store: the cache for the embeddings of all checkpoints.
         load: ``load_encoder``, or a stand-in.
         governor: decides what fits into memory.
-        offered: the checkpoints of the host; a hub name beyond them was typed by a visitor, and is tried before
-            it is loaded. None means that all are the host's.
+        offered: the checkpoints of the host; a hub name beyond them was typed by a visitor, and is tried
+            before it is loaded. None means that all are the host's.
     """
 
     def __init__(

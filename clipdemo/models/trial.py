@@ -101,9 +101,10 @@ def _run(task: dict[str, Any]) -> dict[str, Any]:
     """In the child: seconds of processor time for the slowest single image or caption, or a reason."""
     from PIL import Image
 
-    from clipdemo.models.clip.encoder import Origin, TransformersEncoder
+    from clipdemo.models.clip.encoder import Origin, TransformersEncoder, import_classes
     from clipdemo.types import ImageItem
 
+    import_classes()  # before the limits: some modules look for a folder that they can write to
     child.limit(memory_bytes=task["memory_bytes"], cpu_seconds=task["cpu_seconds"])
     try:
         encoder = TransformersEncoder(Path(task["folder"]), Origin(task["id"], "", "", "hub"))

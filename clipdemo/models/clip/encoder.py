@@ -21,7 +21,7 @@ from PIL import Image
 
 from clipdemo import memory, similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
-from clipdemo.models.clip.families import Family, read_family
+from clipdemo.models.clip.families import FAMILIES, Family, read_family
 from clipdemo.models.clip.pixels import PixelRecipe
 from clipdemo.models.clip.tokenizer import load_tokenizer
 from clipdemo.models.frameworks import IMPORT_LOCK, translate_load_errors
@@ -32,6 +32,13 @@ from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 transformers.utils.logging.disable_progress_bar()
 
 MAX_LETTERS = 200_000  # of a caption
+
+
+def import_classes() -> None:
+    """Import every class of transformers that a family names; their modules load at first use."""
+    for family in FAMILIES.values():
+        for name in (family.model_class, family.processor_class, *family.tokenizer_classes.values()):
+            getattr(transformers, name)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ def check_sentencepiece(path: Path, checkpoint_id: str) -> None:
     Raises:
         CorruptCheckpointError: it is missing, malformed or beyond the bounds.
     """
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from sentencepiece import sentencepiece_model_pb2
 
     broken = f"{path.name} of {checkpoint_id} is missing or malformed; choose another checkpoint"
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise CorruptCheckpointError(broken)
-    model = sentencepiece_model_pb2.ModelProto()
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at import
     try:
         model.ParseFromString(path.read_bytes())
     except (DecodeError, OSError) as error:
