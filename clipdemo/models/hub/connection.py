@@ -61,8 +61,15 @@ def open_answer(
             if not response.has_redirect_location:
                 yield response
                 return
-            url = urljoin(url, response.headers["Location"])
+            url = _redirected(url, response.headers["Location"])
     raise HubUnreachableError(NO_HUB.format(reason="it redirects without end"))
+
+
+def _redirected(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise HubUnreachableError(NO_HUB.format(reason="it redirects to a malformed address")) from error
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

@@ -22,8 +22,8 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
-from clipdemo.models.hub import snapshot as hub
 from clipdemo.models.hub import listing, transfer
+from clipdemo.models.hub import snapshot as hub
 
 NAME, WEIGHTS = "acme/tiny-clip", "model.safetensors"
 NEEDED = {
