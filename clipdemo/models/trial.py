@@ -7,7 +7,6 @@ library that crashes. A checkpoint that passes is loaded into the server afterwa
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -82,16 +81,22 @@ def try_in_child(folder: Path, checkpoint_id: str, weight_bytes: int) -> None:
 def _ask_child(task: dict[str, Any], seconds: float) -> dict[str, Any]:
     """What the child answers; empty if it does not."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    process = child.start(__name__, environment=offline)
+    output = b""
+    with child.start(__name__, environment=offline) as process:
+        deadline = threading.Timer(seconds, process.kill)
+        deadline.start()
+        try:
+            assert process.stdin and process.stdout  # noqa: S101 - pipes; for the type checker
+            process.stdin.write(json.dumps(task).encode())
+            process.stdin.close()
+            output = process.stdout.read(MAX_ANSWER)
+        except OSError:  # it ended before it read its task
+            pass
+        finally:
+            deadline.cancel()
+            process.kill()
     try:
-        output, _ = process.communicate(json.dumps(task).encode(), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {}
-    finally:
-        process.kill()
-        process.wait()
-    try:
-        answer = json.loads(output[:MAX_ANSWER])
+        answer = json.loads(output)
     except (ValueError, RecursionError):
         return {}
     return answer if isinstance(answer, dict) else {}

@@ -1,4 +1,4 @@
-"""A hub that lies, or whoever answers in its place: no internal address is reached, nothing grows without end."""
+"""A hub that lies: no internal address is reached, and nothing grows without end."""
 
 import gzip
 import json
@@ -79,7 +79,7 @@ INTERNAL = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", 
 def test_a_redirect_to_another_internal_address_reaches_nothing(server, canary, host, file):
     port, reached = canary
     server.faults[file] = Fault(redirect=f"http://{host}:{port}/latest/meta-data")
-    with pytest.raises(HubUnreachableError, match="not public|malformed"):
+    with pytest.raises(HubUnreachableError, match=r"not public|malformed"):
         hub.download(NAME)
     assert not reached
 
@@ -95,12 +95,11 @@ def test_a_redirect_to_another_internal_address_reaches_nothing(server, canary, 
         "//127.0.0.1:1/x",
         "http://[::1",
         "http://127.0.0.1:99999/",
-        "http://",
     ],
 )
 def test_no_redirect_leads_out_of_the_public_internet(server, address):
     server.faults[WEIGHTS] = Fault(redirect=address)
-    with pytest.raises(HubUnreachableError, match="not public|malformed"):
+    with pytest.raises(HubUnreachableError, match=r"not public|malformed"):
         hub.download(NAME)
 
 
