@@ -83,10 +83,11 @@ def _ask_child(task: dict[str, Any], seconds: float) -> dict[str, Any]:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     output = b""
     with child.start(__name__, environment=offline) as process:
+        assert process.stdin is not None  # noqa: S101 - for the type checker
+        assert process.stdout is not None  # noqa: S101
         deadline = threading.Timer(seconds, process.kill)
         deadline.start()
         try:
-            assert process.stdin and process.stdout  # noqa: S101 - pipes; for the type checker
             process.stdin.write(json.dumps(task).encode())
             process.stdin.close()
             output = process.stdout.read(MAX_ANSWER)

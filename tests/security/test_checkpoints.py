@@ -441,19 +441,24 @@ def test_links_within_a_folder_are_followed_and_loops_refused(clip, tmp_path):
         ("config.json", "dtype", "object"),
         ("preprocessor_config.json", "resample", 99),
         ("preprocessor_config.json", "image_std", [0, 0, 0]),
+        ("preprocessor_config.json", "image_std", [1, 1]),
+        ("preprocessor_config.json", "crop_size", {"height": 32, "width": 48}),
         ("preprocessor_config.json", "size", "large"),
         ("preprocessor_config.json", "crop_size", {"height": -1, "width": -1}),
         ("tokenizer_config.json", "model_max_length", -5),
+        ("tokenizer_config.json", "model_max_length", "many"),
         ("tokenizer_config.json", "added_tokens_decoder", {"x": {"content": "y"}}),
     ],
 )
-def test_nonsense_gives_an_error_of_ours_or_works(clip, file, path, value):
+def test_nonsense_gives_an_error_of_ours_or_works(clip, colour_items, file, path, value):
     edit(clip / file, lambda content: put(content, path, value))
     try:
         encoder = load_encoder(clip)
+        assert encoder.encode_captions(["a red square"]).shape == (1, 16)
+        assert encoder.encode_images(colour_items[:1]).shape == (1, 16)
+        encoder.caption_tokens("a red square" * 100)
     except CheckpointError:
         return
-    assert encoder.encode_captions(["a red square"]).shape == (1, 16)
 
 
 # --- the trial ------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 import transformers
 from PIL import Image
 
-from clipdemo import memory, similarity
+from clipdemo import similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
 from clipdemo.models.clip.families import FAMILIES, Family, read_family
 from clipdemo.models.clip.pixels import PixelRecipe
@@ -69,7 +70,7 @@ class TransformersEncoder:
         CheckpointNotFoundError: the folder lacks ``config.json``.
         UnsupportedCheckpointError: the model is not of one of our families.
         UnsafeWeightsError: all weights are pickled, and that is not allowed.
-        CorruptCheckpointError: files are broken, missing or do not fit together.
+        CorruptCheckpointError: files are broken, missing or do not fit together; encoding may raise it, too.
         NotEnoughMemoryError: an allocation failed; encoding may raise it, too.
     """
 
@@ -137,7 +138,7 @@ class TransformersEncoder:
         """(len(items), dim) unit rows."""
         if not items:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        with memory.translate_memory_errors(self.checkpoint.id), torch.inference_mode():
+        with self._translate_errors(), torch.inference_mode():
             inputs = self.image_inputs([item.image for item in items])
             return self._unit(self._model.get_image_features(**inputs).pooler_output)
 
@@ -145,7 +146,7 @@ class TransformersEncoder:
         """(len(captions), dim) unit rows; captions are truncated to ``context_length`` tokens."""
         if not captions:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        with memory.translate_memory_errors(self.checkpoint.id), torch.inference_mode():
+        with self._translate_errors(), torch.inference_mode():
             inputs = self.caption_inputs(captions)
             return self._unit(self._model.get_text_features(**inputs).pooler_output)
 
@@ -183,7 +184,15 @@ class TransformersEncoder:
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """How much of ``caption`` is read."""
-        return split_at_limit(caption, self._limit, self._count_tokens)
+        with self._translate_errors():
+            return split_at_limit(caption, self._limit, self._count_tokens)
+
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        """Malformed settings may show only when an image or a caption is prepared or encoded."""
+        broken = (
+            f"{self.checkpoint.id} cannot encode: its files do not fit together; choose another checkpoint"
+        )
+        return translate_load_errors(self.checkpoint.id, broken)
 
     def _prepared(self, caption: str) -> str:
         caption = caption[:MAX_LETTERS]  # far beyond what is read; tokenizing takes time for every letter
