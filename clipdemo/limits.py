@@ -42,7 +42,7 @@ class Limits:
     cache_bytes: int = 256 * MEGABYTE
     memory_bytes: int | None = None
     pixels: int = 50_000_000
-    typed: Typed = "hub"
+    typed: Typed = "none"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Limits:

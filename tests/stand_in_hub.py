@@ -16,11 +16,13 @@ import struct
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from clipdemo.models.catalogue import CATALOGUE
@@ -42,6 +44,10 @@ class Fault:
         status: answer with this status instead.
         error_code: the ``X-Error-Code`` of that answer, such as ``GatedRepo``.
         bytes_per_second: the speed of the answer.
+        redirect: answer with a redirect to this address instead.
+        body: answer with this body instead, and with whatever ``headers`` say about it.
+        headers: in addition to the usual ones, or in their place.
+        endless: repeat the body, or the headers, until the client hangs up.
         times: number of answers with the fault; None means all.
     """
 
@@ -52,17 +58,22 @@ class Fault:
     status: int | None = None
     error_code: str | None = None
     bytes_per_second: float | None = None
+    redirect: str | None = None
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    endless: Literal["", "body", "headers"] = ""
     times: int | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """One received request; ``start`` is the start of its range, None without a range."""
+    """One received request: the start of its range, and its token; each None if there is none."""
 
     method: str
     repo: str
     file: str
     start: int | None
+    token: str | None = None
 
 
 class StandInHub:
@@ -184,7 +195,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404)
 
     def _list(self, repo: str, revision: str) -> None:
-        fault = self.server.hub.note(Request(self.command, repo, LISTING, None))
+        fault = self.server.hub.note(
+            Request(self.command, repo, LISTING, None, self.headers.get("Authorization"))
+        )
         if self._known(repo, revision, fault):
             siblings = []
             for name, path in self.server.hub.files(repo).items():
@@ -200,7 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         moved = file.endswith(LARGE) and not redirected
-        request = Request(self.command, repo, file, int(start[1]) if start else None)
+        token = self.headers.get("Authorization")
+        request = Request(self.command, repo, file, int(start[1]) if start else None, token)
         fault = Fault() if moved else hub.note(request)  # a redirect and its target count as one request
         if not self._known(repo, revision, fault):
             return
@@ -238,6 +252,10 @@ class _Handler(BaseHTTPRequestHandler):
         hub = self.server.hub
         if fault.status is not None:
             self._refuse(fault.status, fault.error_code)
+        elif fault.redirect is not None:
+            self._send(302, b"", {"Location": fault.redirect}, Fault())
+        elif fault.body is not None or fault.endless:
+            self._misbehave(fault)
         elif repo not in hub.repos:
             self._refuse(
                 401, "RepoNotFound"
@@ -247,6 +265,21 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             return True
         return False
+
+    def _misbehave(self, fault: Fault) -> None:
+        body = fault.body or b" " * PIECE
+        self.close_connection = True
+        with suppress(OSError):  # the client hangs up
+            self.send_response(200)
+            while fault.endless == "headers" and not self.server.hub.closing.is_set():
+                self.send_header("X-More", "x" * 1_000)
+                self.flush_headers()
+            for key, value in {"Content-Type": "application/json", **fault.headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(body)
+            while fault.endless == "body" and not self.server.hub.closing.is_set():
+                self.wfile.write(body)
 
     def _refuse(self, status: int, error_code: str | None = None) -> None:
         self._send(status, b"{}", {"X-Error-Code": error_code} if error_code else {}, Fault())

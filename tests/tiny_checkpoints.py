@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     BertConfig,
@@ -22,13 +22,14 @@ from transformers import (
     CLIPTokenizer,
     CLIPVisionConfig,
     ConvNextImageProcessorPil,
-    PreTrainedTokenizerFast,
+    GemmaTokenizer,
     ResNetConfig,
     ResNetModel,
     Siglip2Config,
     Siglip2ImageProcessorPil,
     Siglip2Model,
     Siglip2TextConfig,
+    Siglip2Tokenizer,
     Siglip2VisionConfig,
     SiglipConfig,
     SiglipImageProcessorPil,
@@ -93,19 +94,30 @@ def save_colour_clip(folder: Path, *, seed: int = 0, dim: int = 16) -> Path:
     return folder
 
 
-def _words() -> PreTrainedTokenizerFast:
-    """A case-sensitive word-level tokenizer, like that of a SigLIP 2 declared as SigLIP."""
-    words = ["<pad>", "</s>", "<unk>", "a", "red", "blue", "green", "square", "A", "RED"]
-    raw = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.Whitespace()
-    raw.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+def _words(kind: type[GemmaTokenizer | Siglip2Tokenizer]) -> GemmaTokenizer | Siglip2Tokenizer:
+    """A case-sensitive tokenizer of a few words, in the form of SigLIP 2 (Gemma's)."""
+    words = ("red", "blue", "green", "square", "RED")
+    merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))]
+    letters = dict.fromkeys("".join(words) + "aA")
+    tokens = ["<pad>", "</s>", "<unk>", "▁", *letters, *dict.fromkeys(a + b for a, b in merges)]
+    tokenizer = kind(
+        vocab={token: number for number, token in enumerate(tokens)},
+        merges=merges,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        bos_token="</s>",
+        mask_token="<unk>",
+        padding_side="right",
     )
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return tokenizer
 
 
 _TEXT = {
-    "vocab_size": 10,
+    "vocab_size": 40,
     "max_position_embeddings": 16,
     "pad_token_id": 0,
     "bos_token_id": 1,
@@ -122,7 +134,7 @@ def save_tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
     vision = SiglipVisionConfig(image_size=32, patch_size=8, **_TOWER)
     model = SiglipModel(SiglipConfig(text_config=text.to_dict(), vision_config=vision.to_dict()))
     model.eval().save_pretrained(folder)
-    _words().save_pretrained(folder)
+    _words(GemmaTokenizer).save_pretrained(folder)
     SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
@@ -176,6 +188,6 @@ def save_tiny_siglip2(folder: Path, *, seed: int = 0) -> Path:
     vision = Siglip2VisionConfig(patch_size=8, num_patches=16, **_TOWER)
     model = Siglip2Model(Siglip2Config(text_config=text.to_dict(), vision_config=vision.to_dict()))
     model.eval().save_pretrained(folder)
-    _words().save_pretrained(folder)
+    _words(Siglip2Tokenizer).save_pretrained(folder)
     Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
     return folder

@@ -219,11 +219,11 @@ class CachedEncoder:
         return self.encoder.caption_tokens(caption)
 
     def warm_up(self) -> None:
-        """Run the encoder once on dummy inputs, so that the first visitor need not wait."""
-        blank = Image.new("RGB", (32, 32))
+        """Run the encoder once on dummy inputs, so that the first visitor need not wait; notes its pace."""
+        blank = ImageItem("", "", Image.new("RGB", (32, 32)), b"", 32, 32, "bytes")
         with self.reserve_device():
-            self.encoder.encode_captions(["warm up"])
-            self.encoder.encode_images([ImageItem("", "", blank, b"", 32, 32, "bytes")])
+            self._timed("caption", ["warm up"], self._encode_captions)
+            self._timed("image", [blank], self._encode_images)
 
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
         """(len(items), dim) unit rows; encodes only images that are not cached."""
@@ -257,6 +257,14 @@ class CachedEncoder:
     def _encode_captions(self, captions: list[str]) -> FloatArray:
         return self.encoder.encode_captions(captions)
 
+    def _timed(
+        self, kind: str, inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
+    ) -> FloatArray:
+        started = time.perf_counter()
+        rows = encode(inputs)
+        self._slot.seconds[kind] = (time.perf_counter() - started) / len(inputs)
+        return rows
+
     def _rows(
         self, kind: str, keys: list[Key], inputs: list[Content], encode: Callable[[list[Content]], FloatArray]
     ) -> FloatArray:
@@ -270,9 +278,7 @@ class CachedEncoder:
                 rows.update(self._store.find(batch))
                 remaining = [key for key in batch if key not in rows]
                 if remaining:
-                    started = time.perf_counter()
-                    encoded = encode([missing[key] for key in remaining])
-                    self._slot.seconds[kind] = (time.perf_counter() - started) / len(remaining)
+                    encoded = self._timed(kind, [missing[key] for key in remaining], encode)
                     new_rows = dict(zip(remaining, encoded, strict=True))
                     self._store.add(new_rows)
                     rows.update(new_rows)

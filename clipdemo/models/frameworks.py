@@ -36,7 +36,12 @@ def translate_load_errors(
     try:
         with memory.translate_memory_errors(name):
             yield
-    except (ClipdemoError, ImportError):  # an ImportError is about this machine, not about the files
+    except ClipdemoError:
         raise
     except Exception as error:  # third-party boundary: malformed files raise a dozen unrelated types
         raise error_type(f"{message} ({type(error).__name__})") from error
+    # Rust panics (tokenizers, safetensors) derive from BaseException, and no module exports their type.
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise error_type(f"{message} (PanicException)") from error

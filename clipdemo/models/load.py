@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from clipdemo import memory
 from clipdemo.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -19,12 +20,15 @@ from clipdemo.errors import (
     HubUnreachableError,
 )
 from clipdemo.models.catalogue import CATALOGUE, CLIP_BASE, EMBEDDED
+from clipdemo.models.clip.bounds import check_configuration
+from clipdemo.models.clip.families import read_family
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.hub import snapshot as hub
 from clipdemo.models.hub.transfer import Progress
 from clipdemo.models.trained import recipes
-from clipdemo.models.weights import folder_fingerprint, weight_bytes
+from clipdemo.models.trial import try_in_child
+from clipdemo.models.weights import check_weights, folder_fingerprint, weight_bytes
 from clipdemo.types import Encoder
 
 OnProgress = Callable[[Progress], None]
@@ -72,6 +76,7 @@ def load_encoder(
     device: str = "auto",
     on_progress: OnProgress | None = None,
     gate: MemoryGate | None = None,
+    typed: bool = False,
 ) -> Encoder:
     """Load a checkpoint.
 
@@ -84,6 +89,8 @@ def load_encoder(
             CPU.
         on_progress: called while files are downloaded.
         gate: asked whether the checkpoint fits into memory; None skips the check.
+        typed: whether a visitor of the page typed the name: a hub checkpoint is then downloaded without the
+            host's token and within a share of the disk, and tried in a child process before it is loaded.
 
     Raises:
         CheckpointError: or a subclass, with a sentence that says what to do.
@@ -106,10 +113,22 @@ def load_encoder(
     cached = hub.find(name, _pinned_revision(name))
     if cached:
         try:
-            return _load_snapshot(name, cached, device, gate)
+            return _load_snapshot(name, cached, device, gate, typed=typed)
         except CorruptCheckpointError:
             pass  # the download verifies every file against the hub and replaces broken ones
-    return _load_snapshot(name, _download(name, cached, on_progress, gate), device, gate)
+    snapshot = _download(name, cached, on_progress, gate, typed=typed)
+    return _load_snapshot(name, snapshot, device, gate, typed=typed)
+
+
+def check_files(folder: Path, checkpoint_id: str) -> None:
+    """Refuse files that are malformed, or ask for absurd amounts, before a framework is imported.
+
+    Raises:
+        CheckpointError: or a subclass, with a sentence that says what to do.
+    """
+    read_family(folder / hub.CONFIG, checkpoint_id)
+    check_configuration(folder, checkpoint_id)
+    check_weights(folder, checkpoint_id)
 
 
 def pick_device(name: str = "auto") -> str:
@@ -158,7 +177,12 @@ def _allows_pickle(name: str) -> bool:
 
 
 def _download(
-    name: str, broken: hub.Snapshot | None, on_progress: OnProgress | None, gate: MemoryGate | None
+    name: str,
+    broken: hub.Snapshot | None,
+    on_progress: OnProgress | None,
+    gate: MemoryGate | None,
+    *,
+    typed: bool,
 ) -> hub.Snapshot:
     """Download a checkpoint; if the hub cannot be reached, fall back to a cached copy of another commit."""
     try:
@@ -168,6 +192,7 @@ def _download(
             allow_pickle=_allows_pickle(name),
             on_progress=on_progress,
             check_size=partial(gate.refuse_if_hopeless, name) if gate else None,
+            typed=typed,
         )
     except HubUnreachableError:
         fallback = hub.find(name)
@@ -176,8 +201,15 @@ def _download(
         return fallback
 
 
-def _load_snapshot(name: str, snapshot: hub.Snapshot, device: str, gate: MemoryGate | None) -> Encoder:
-    device = _admit(name, partial(weight_bytes, snapshot.folder), device, gate)
+def _load_snapshot(
+    name: str, snapshot: hub.Snapshot, device: str, gate: MemoryGate | None, *, typed: bool
+) -> Encoder:
+    check_files(snapshot.folder, name)
+    beside = memory.FIRST_USE if typed else 0  # of the child process that tries it
+    device = _admit(name, lambda itemsize: weight_bytes(snapshot.folder, itemsize) + beside, device, gate)
+    if typed:
+        hub.note_use(snapshot)
+        try_in_child(snapshot.folder, name, weight_bytes(snapshot.folder, 4))
     from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()
@@ -198,6 +230,7 @@ def _load_folder(
         raise CorruptCheckpointError(
             f"the files of {folder.name} cannot be read ({error.strerror})"
         ) from error
+    check_files(folder, folder.name)
     device = _admit(str(folder), partial(weight_bytes, folder), device, gate)
     from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -69,6 +69,8 @@ class Loader:
         store: the cache for the embeddings of all checkpoints.
         load: ``load_encoder``, or a stand-in.
         governor: decides what fits into memory.
+        offered: the checkpoints of the host; a hub name beyond them was typed by a visitor, and is tried
+            before it is loaded. None means that all are the host's.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Loader:
         store: EmbeddingStore,
         load: Callable[..., Encoder] = load_encoder,
         governor: Governor | None = None,
+        offered: Collection[str] | None = None,
     ) -> None:
+        self._offered = offered
         self.governor = governor or Governor(Memory())
         self._store = store
         self._load = load
@@ -175,7 +179,9 @@ class Loader:
         self._costs[EMBEDDED] = LoadCost(time.perf_counter() - started, nbytes, None)
 
     def _load_checkpoint(self, name: str) -> None:
-        loaded = self._load(name, on_progress=partial(self._report_download, name), gate=self.governor)
+        typed = self._offered is not None and name not in self._offered
+        load = partial(self._load, typed=True) if typed else self._load
+        loaded = load(name, on_progress=partial(self._report_download, name), gate=self.governor)
         encoder = CachedEncoder(loaded, self._store, self._device_lock)
         measured = self.governor.add_loaded(name, encoder)
         size = download_bytes(name, encoder.checkpoint.revision)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-_ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library
+from clipdemo.errors import CorruptCheckpointError
+from clipdemo.models.json_files import MAX_INDEX_BYTES, read_json
+from clipdemo.models.safetensors_header import ITEM_SIZES, read_header
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}  # the others keep their dtype
+_INDEX = "model.safetensors.index.json"
 
 
 def has_safetensors(folder: Path) -> bool:
@@ -28,6 +31,27 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def check_weights(folder: Path, checkpoint_id: str) -> None:
+    """Check the headers of the safetensors files, and that an index names files of the folder only.
+
+    Raises:
+        CorruptCheckpointError: a header or the index is malformed.
+    """
+    try:
+        for file in _weight_files(folder):
+            part = file.name
+            read_header(file)
+        part = _INDEX
+        if (folder / _INDEX).exists():
+            named = set(read_json(folder / _INDEX, MAX_INDEX_BYTES)["weight_map"].values())
+            if not named <= {path.name for path in folder.glob("*.safetensors")}:
+                raise ValueError("it names files that are not in the folder")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CorruptCheckpointError(
+            f"{part} of {checkpoint_id} is malformed ({error}); load it again, or choose another checkpoint"
+        ) from error
+
+
 def weight_bytes(folder: Path, itemsize: int) -> int:
     """The size of a checkpoint's weights in bytes once they are loaded.
 
@@ -43,29 +67,30 @@ def weight_bytes(folder: Path, itemsize: int) -> int:
 
 
 def _bytes_in_files(folder: Path, itemsize: int) -> int:
-    single = folder / "model.safetensors"  # variants of it next to it are not read
-    files = [single] if single.exists() else sorted(folder.glob("model*.safetensors"))
+    files = _weight_files(folder)
     if files:
         return sum(_safetensors_bytes(file, itemsize) for file in files)
     pickled = folder / "pytorch_model.bin"
     return pickled.stat().st_size * itemsize // _pickled_itemsize(folder) if pickled.exists() else 0
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    single = folder / "model.safetensors"  # variants of it next to it are not read
+    return [single] if single.exists() else sorted(folder.glob("model*.safetensors"))
+
+
 def _safetensors_bytes(file: Path, itemsize: int) -> int:
     """Reads the header only, which has the dtype and the offsets of each tensor."""
     try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(min(length, _MAX_HEADER_BYTES)))
-        total = 0
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                start, end = tensor["data_offsets"]
-                stored = _ITEM_SIZES.get(tensor["dtype"])
-                total += (end - start) * itemsize // stored if stored else end - start
-        return int(total)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        tensors = read_header(file).values()
+    except (OSError, ValueError):
         return file.stat().st_size
+    return sum(
+        (each.end - each.start) * itemsize // ITEM_SIZES[each.dtype]
+        if each.dtype in _FLOATS
+        else each.end - each.start
+        for each in tensors
+    )
 
 
 def _pickled_itemsize(folder: Path) -> int:
@@ -100,7 +125,7 @@ def _positive(tower: dict[str, object], name: str, default: int) -> int:
 
 def _read_config(folder: Path) -> dict[str, object]:
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -14,7 +14,7 @@ from clipdemo.compare import costs
 from clipdemo.compare.costs import Stopwatch
 from clipdemo.limits import Limits
 from clipdemo.memory import Memory
-from clipdemo.models import load
+from clipdemo.models import choices, load
 from clipdemo.models.cache import CachedEncoder, EmbeddingStore
 from clipdemo.models.catalogue import CLIP_BASE, EMBEDDED
 from clipdemo.models.governor import Governor
@@ -85,9 +85,10 @@ def _make_engine() -> Engine:
     limits = Limits.from_environment()
     store = EmbeddingStore(limits.cache_bytes)
     samples.preload(store)
-    loader = Loader(store, governor=Governor(Memory(limits.memory_bytes)))
+    preferred = load.preferred()
+    loader = Loader(store, governor=Governor(Memory(limits.memory_bytes)), offered=choices.offered(preferred))
     stopwatch = Stopwatch(samples.sample_items()[: costs.IMAGES], samples.NEUTRAL_CAPTIONS[: costs.CAPTIONS])
-    return Engine(limits, loader, load.preferred(), stopwatch)
+    return Engine(limits, loader, preferred, stopwatch)
 
 
 def first_checkpoint(engine: Engine) -> str:

@@ -77,7 +77,7 @@ def test_one_that_cannot_be_had_falls_back_with_the_reason_and_stays_offered_as_
     ],
 )
 def test_hostile_words_get_a_sentence_and_the_last_checkpoint_stays(run_app, words, reason):
-    app = type_in(run_app(), words)
+    app = type_in(run_app(CLIPDEMO_TYPED_CHECKPOINTS="hub"), words)
     assert reason in said(app)
     assert picker(app).value == "embedded"
     assert len(picker(app).options) == len(CATALOGUE)
@@ -85,15 +85,15 @@ def test_hostile_words_get_a_sentence_and_the_last_checkpoint_stays(run_app, wor
 
 
 def test_a_typed_hub_name_is_tried_and_its_failure_told(run_app):
-    app = type_in(run_app(), "owner/name")
+    app = type_in(run_app(CLIPDEMO_TYPED_CHECKPOINTS="hub"), "owner/name")
     assert "checkpoint" in app.query_params
     wait_for(app, "name is not available")
     assert picker(app).value == "embedded"
     assert "name · not available" in picker(app).options
 
 
-def test_nothing_can_be_typed_where_the_host_says_so(run_app):
-    app = type_in(run_app(CLIPDEMO_TYPED_CHECKPOINTS="none"), "owner/name")
+def test_nothing_can_be_typed_unless_the_host_says_so(run_app):
+    app = type_in(run_app(), "owner/name")
     assert picker(app).value == "embedded"
     assert "name · to be downloaded" not in picker(app).options
     assert "Type owner/name" not in picker(app).help
@@ -150,7 +150,7 @@ def test_one_that_fails_while_the_page_is_drawn_falls_back_in_the_same_run(run_a
 
 
 def test_a_link_to_what_is_not_on_offer_says_so(run_app):
-    run_app()  # with the hub down
+    run_app(CLIPDEMO_TYPED_CHECKPOINTS="hub")  # with the hub down
     app = follow("evil/../model")
     assert "The link asked for evil/../model" in said(app).replace("\u2060", "")
     assert picker(app).value == "embedded"
@@ -158,7 +158,7 @@ def test_a_link_to_what_is_not_on_offer_says_so(run_app):
 
 @pytest.mark.parametrize("name", ["owner/name", LARGE])
 def test_a_link_starts_no_download_before_a_click(run_app, name):
-    run_app()
+    run_app(CLIPDEMO_TYPED_CHECKPOINTS="hub")
     app = follow(name)
     assert f"The link asks for {name}" in said(app)
     assert "is not available" not in said(app).replace("CLIP ViT-B/32 is not available", "")
@@ -169,8 +169,8 @@ def test_a_link_starts_no_download_before_a_click(run_app, name):
     wait_for(app, f"{CATALOGUE[name].title if name in CATALOGUE else 'name'} is not available")
 
 
-def test_a_link_cannot_ask_for_a_typed_name_where_nothing_can_be_typed(run_app):
-    run_app(CLIPDEMO_TYPED_CHECKPOINTS="none")
+def test_a_link_cannot_ask_for_a_typed_name_unless_names_can_be_typed(run_app):
+    run_app()
     app = follow("owner/name")
     assert "The link asked for owner/name" in said(app)
     assert not any(button.key == "load-link" for button in app.button)

@@ -114,7 +114,11 @@ def test_a_hub_name_is_typed_and_what_the_host_does_not_allow_is_refused(
         (wrong / file.name).write_bytes(file.read_bytes())
     (wrong / "config.json").write_text(json.dumps({"model_type": "bert"}))
     repos = {"tiny/colours": colour_clip, "tiny/bert": wrong}
-    with StandInHub(repos) as hub, running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app:
+    environment = {"CLIPDEMO_TYPED_CHECKPOINTS": "hub"}
+    with (
+        StandInHub(repos) as hub,
+        running_app(tmp_path / "log", HF_ENDPOINT=hub.url, **environment) as app,
+    ):
         ranked(page, app)
         type_in(page, str(colour_clip))
         page.get_by_text("folders of this server are not open to visitors").wait_for()
@@ -136,7 +140,7 @@ def test_a_hub_name_is_typed_and_what_the_host_does_not_allow_is_refused(
 def test_a_link_to_a_hub_name_waits_for_the_visitors_click(browser, page, colour_clip, tmp_path):
     with (
         StandInHub({"tiny/colours": colour_clip}) as hub,
-        running_app(tmp_path / "log", HF_ENDPOINT=hub.url) as app,
+        running_app(tmp_path / "log", HF_ENDPOINT=hub.url, CLIPDEMO_TYPED_CHECKPOINTS="hub") as app,
     ):
         page.goto(f"{app}/?checkpoint=tiny/colours")
         page.get_by_role("button", name="Load it").wait_for()

@@ -7,7 +7,7 @@ from clipdemo.limits import Limits
 def test_the_defaults_are_those_of_the_readme():
     limits = Limits.from_environment({})
     assert (limits.images, limits.captions, limits.file_bytes) == (200, 50, 20_000_000)
-    assert limits.typed == "hub"
+    assert limits.typed == "none"
     assert (limits.urls, limits.url_seconds, limits.urls_allowed) == (50, 10, True)
     assert limits.memory_bytes is None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,26 @@ import torch
 import transformers
 from PIL import Image
 
-from clipdemo import memory, similarity
+from clipdemo import similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
-from clipdemo.models.clip.families import Family, read_family
+from clipdemo.models.clip.families import FAMILIES, Family, read_family
 from clipdemo.models.clip.pixels import PixelRecipe
+from clipdemo.models.clip.tokenizer import load_tokenizer
 from clipdemo.models.frameworks import IMPORT_LOCK, translate_load_errors
 from clipdemo.models.weights import has_safetensors
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
 
 transformers.utils.logging.disable_progress_bar()
+
+MAX_LETTERS = 200_000  # of a caption
+
+
+def import_classes() -> None:
+    """Import every class of transformers that a family names; their modules load at first use."""
+    for family in FAMILIES.values():
+        for name in (family.model_class, family.processor_class, *family.tokenizer_classes.values()):
+            getattr(transformers, name)
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class TransformersEncoder:
         CheckpointNotFoundError: the folder lacks ``config.json``.
         UnsupportedCheckpointError: the model is not of one of our families.
         UnsafeWeightsError: all weights are pickled, and that is not allowed.
-        CorruptCheckpointError: files are broken, missing or do not fit together.
+        CorruptCheckpointError: files are broken, missing or do not fit together; encoding may raise it, too.
         NotEnoughMemoryError: an allocation failed; encoding may raise it, too.
     """
 
@@ -80,7 +91,7 @@ class TransformersEncoder:
         with IMPORT_LOCK, translate_load_errors(origin.id, broken):
             self._processor = getattr(transformers, self.family.processor_class).from_pretrained(folder)
             self._recipe = PixelRecipe.of(self._processor) if self.family.has_pixel_recipe else None
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            self._tokenizer = load_tokenizer(folder, self.family, origin.id)
             model, report = getattr(transformers, self.family.model_class).from_pretrained(
                 folder,
                 use_safetensors=safe,
@@ -90,6 +101,7 @@ class TransformersEncoder:
             )
             self._model: Any = model.eval().to(self._device)
             self._limit = int(model.config.text_config.max_position_embeddings)
+            self._vocabulary = int(model.config.text_config.vocab_size)
             self.checkpoint = self._describe(origin)
         if report["missing_keys"] or report["mismatched_keys"]:
             raise CorruptCheckpointError(
@@ -126,7 +138,7 @@ class TransformersEncoder:
         """(len(items), dim) unit rows."""
         if not items:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        with memory.translate_memory_errors(self.checkpoint.id), torch.inference_mode():
+        with self._translate_errors(), torch.inference_mode():
             inputs = self.image_inputs([item.image for item in items])
             return self._unit(self._model.get_image_features(**inputs).pooler_output)
 
@@ -134,7 +146,7 @@ class TransformersEncoder:
         """(len(captions), dim) unit rows; captions are truncated to ``context_length`` tokens."""
         if not captions:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
-        with memory.translate_memory_errors(self.checkpoint.id), torch.inference_mode():
+        with self._translate_errors(), torch.inference_mode():
             inputs = self.caption_inputs(captions)
             return self._unit(self._model.get_text_features(**inputs).pooler_output)
 
@@ -160,15 +172,30 @@ class TransformersEncoder:
                 max_length=self._limit,
                 return_tensors="pt",
                 return_attention_mask=self.family.attention_mask,
-            ).to(self._device)
+            )
+        if int(batch["input_ids"].max()) >= self._vocabulary:  # on a GPU the pass would end the process
+            raise CorruptCheckpointError(
+                f"the tokenizer of {self.checkpoint.id} has tokens that its model lacks; "
+                "choose another checkpoint"
+            )
+        batch = batch.to(self._device)
         names = ("input_ids", "attention_mask") if self.family.attention_mask else ("input_ids",)
         return {name: batch[name] for name in names}
 
     def caption_tokens(self, caption: str) -> CaptionTokens:
         """How much of ``caption`` is read."""
-        return split_at_limit(caption, self._limit, self._count_tokens)
+        with self._translate_errors():
+            return split_at_limit(caption, self._limit, self._count_tokens)
+
+    def _translate_errors(self) -> AbstractContextManager[None]:
+        """Malformed settings may show only when an image or a caption is prepared or encoded."""
+        broken = (
+            f"{self.checkpoint.id} cannot encode: its files do not fit together; choose another checkpoint"
+        )
+        return translate_load_errors(self.checkpoint.id, broken)
 
     def _prepared(self, caption: str) -> str:
+        caption = caption[:MAX_LETTERS]  # far beyond what is read; tokenizing takes time for every letter
         return caption.lower() if self.family.lower_case else caption
 
     def _count_tokens(self, caption: str) -> int:

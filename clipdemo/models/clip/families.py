@@ -6,12 +6,13 @@ downloaded.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from clipdemo.errors import CheckpointNotFoundError, CorruptCheckpointError, UnsupportedCheckpointError
+from clipdemo.models.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Family:
 
     Attributes:
         model_class: name of the model class in transformers.
+        tokenizer_classes: names of the tokenizer classes in transformers, by the type of model in
+            ``tokenizer.json``; "" is for checkpoints without that file. The class that the files of a
+            checkpoint name is ignored.
         processor_class: name of the PIL image processor in transformers; torchvision is never needed.
         lower_case: whether captions are lower-cased before tokenizing.
         padding: captions are padded to the longest of the batch, or to the model's context length.
@@ -35,6 +39,7 @@ class Family:
 
     title: str
     model_class: str
+    tokenizer_classes: Mapping[str, str]
     processor_class: str
     lower_case: bool
     padding: Literal["longest", "max_length"]
@@ -49,6 +54,7 @@ FAMILIES = {
     "clip": Family(
         title="CLIP",
         model_class="CLIPModel",
+        tokenizer_classes={"BPE": "CLIPTokenizer", "": "CLIPTokenizer"},
         processor_class="CLIPImageProcessorPil",
         lower_case=False,  # its tokenizer does it
         # CLIP pools its end token wherever it is, so short captions need fewer than 77 columns.
@@ -60,6 +66,8 @@ FAMILIES = {
     "siglip": Family(
         title="SigLIP",
         model_class="SiglipModel",
+        # SigLIP 2 files that declare themselves SigLIP have the tokenizer of Gemma.
+        tokenizer_classes={"Unigram": "SiglipTokenizer", "": "SiglipTokenizer", "BPE": "GemmaTokenizer"},
         processor_class="SiglipImageProcessorPil",
         # Trained on lower case. SigLIP 2 files often declare themselves SigLIP, whose tokenizer does not
         # lower-case.
@@ -72,6 +80,7 @@ FAMILIES = {
     "siglip2": Family(
         title="SigLIP 2",
         model_class="Siglip2Model",
+        tokenizer_classes={"BPE": "Siglip2Tokenizer"},
         processor_class="Siglip2ImageProcessorPil",
         lower_case=True,
         padding="max_length",
@@ -98,12 +107,12 @@ def read_family(config: Path, checkpoint_id: str) -> Family:
         UnsupportedCheckpointError: the model is of another kind.
     """
     try:
-        content = json.loads(config.read_text("utf-8"))
+        content = read_json(config)
     except FileNotFoundError as error:
         raise CheckpointNotFoundError(
             f"{checkpoint_id} is not a checkpoint: config.json is missing"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CorruptCheckpointError(
             f"the configuration of {checkpoint_id} cannot be read; choose another checkpoint"
         ) from error

@@ -1,14 +1,12 @@
 """Finds the files of a hub checkpoint in the local cache, or downloads them into it.
 
 ``find`` looks into the Hugging Face cache by path, without the network. ``download`` lists the files on the
-hub, selects the few that are needed and stores them in the same cache. Only the listing goes through
-``huggingface_hub``, imported when needed; ``transfer`` downloads the bytes. Nothing is executed or unpickled
-here.
+hub, selects the few that are needed and stores them in the same cache; ``connection`` asks the hub and
+``transfer`` downloads the bytes. Nothing is executed or unpickled here.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -26,10 +24,12 @@ from clipdemo.errors import (
     UnsupportedCheckpointError,
 )
 from clipdemo.limits import format_bytes
+from clipdemo.models.clip import bounds
+from clipdemo.models.clip.bounds import PROCESSORS
 from clipdemo.models.clip.families import read_family
+from clipdemo.models.hub import quota
+from clipdemo.models.hub.listing import WEIGHT_SUFFIXES, ask_hub
 from clipdemo.models.hub.transfer import (
-    CONNECT_SECONDS,
-    NO_HUB,
     OFFLINE,
     File,
     Meter,
@@ -38,6 +38,7 @@ from clipdemo.models.hub.transfer import (
     missing_bytes,
     translate_hub_errors,
 )
+from clipdemo.models.json_files import MAX_INDEX_BYTES, MAX_TOKENIZER_BYTES, read_json
 
 CONFIG, WEIGHTS, PICKLE = "config.json", "model.safetensors", "pytorch_model.bin"
 INDEX, SHARDS = "model.safetensors.index.json", "model-[0-9]*-of-[0-9]*.safetensors"
@@ -46,7 +47,6 @@ SMALL_FILES = (
     *("tokenizer*.json", "tokenizer*.txt", "tokenizer*.model", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece*.model"),
 )
-PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 
 # What a model needs besides configuration and weights -> the files, one of which is enough.
@@ -94,7 +94,7 @@ def find(name: str, revision: str | None = None, *, needs: Needs = BOTH) -> Snap
     return Snapshot(folder, commit)
 
 
-def download(
+def download(  # noqa: PLR0913 - each is independent of the others, and named at every call
     name: str,
     *,
     revision: str | None = None,
@@ -102,6 +102,7 @@ def download(
     on_progress: Callable[[Progress], None] | None = None,
     needs: Needs = BOTH,
     check_size: Callable[[int], None] | None = None,
+    typed: bool = False,
 ) -> Snapshot:
     """Download a checkpoint into the Hugging Face cache and verify each file against the hub's checksum.
 
@@ -117,6 +118,8 @@ def download(
         needs: as in :func:`find`.
         check_size: called with the bytes of the weights before the download; an exception from it prevents
             it.
+        typed: whether a visitor typed the name: the hub is asked without the host's token, and the disk
+            space is bounded.
 
     Raises:
         CheckpointError: or a subclass, with a sentence for the visitor.
@@ -129,18 +132,22 @@ def download(
     if any(_is_on(os.getenv(switch)) for switch in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")):
         raise HubUnreachableError(OFFLINE.format(name=name))
     with translate_hub_errors(name, revision):
-        commit, listed = _ask_hub(name, revision)
+        commit, listed = ask_hub(name, revision, with_token=not typed)
         files, repo = _choose(name, listed, needs, allow_pickle=allow_pickle), _repo_folder(name)
         if check_size:
-            check_size(sum(file.size for file in files if file.name.endswith((".safetensors", ".bin"))))
+            check_size(sum(file.size for file in files if file.name.endswith(WEIGHT_SUFFIXES)))
+        if typed:
+            quota.reserve(name, repo, sum(file.size for file in files))
         _check_disk(name, files, repo)
         meter = Meter(sum(file.size for file in files), on_progress)
         for file in files:
             blob = repo / "blobs" / file.digest
-            download_file(name, commit, file, blob, meter, endpoint=_endpoint())
-            # config.json comes first: other kinds of models are refused before their weights are downloaded.
+            download_file(name, commit, file, blob, meter, with_token=not typed)
+            # Weights come last: other kinds of models are refused before they are downloaded.
             if file.name == CONFIG and needs == BOTH:
                 read_family(blob, name)
+            if file.name in (CONFIG, *PROCESSORS):
+                bounds.check_file(blob, file.name, name)
         return _publish(repo, revision, commit, files)
 
 
@@ -168,10 +175,6 @@ def _repo_folder(name: str) -> Path:
     return folder / "--".join(("models", *name.split("/")))
 
 
-def _endpoint() -> str:
-    return (os.getenv("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
 def _missing_part(names: Collection[str], needs: Needs) -> str | None:
     """The first part, other than weights, that a model with these files lacks."""
     if CONFIG not in names:
@@ -185,7 +188,7 @@ def _missing_part(names: Collection[str], needs: Needs) -> str | None:
 def _has_all_weights(folder: Path, names: Collection[str]) -> bool:
     if INDEX in names and WEIGHTS not in names:
         try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            index = read_json(folder / INDEX, MAX_INDEX_BYTES)
             return set(index["weight_map"].values()) <= set(names)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return False
@@ -209,7 +212,18 @@ def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: 
         raise UnsupportedCheckpointError(f"{name} lacks a weights file that clipdemo can read")
     patterns = (CONFIG, *SMALL_FILES, *weights)
     files = [file for file in listed if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
-    return sorted(files, key=lambda file: file.name != CONFIG)
+    for file in files:
+        if file.size > MAX_TOKENIZER_BYTES and not file.name.endswith(WEIGHT_SUFFIXES):
+            raise UnsupportedCheckpointError(
+                f"{file.name} of {name} has {format_bytes(file.size)}, and clipdemo reads at most "
+                f"{format_bytes(MAX_TOKENIZER_BYTES)}; choose another checkpoint"
+            )
+    return sorted(files, key=lambda file: (file.name.endswith(WEIGHT_SUFFIXES), file.name != CONFIG))
+
+
+def note_use(snapshot: Snapshot) -> None:
+    """Note that a checkpoint was used now, so that its files are kept longer than others that were typed."""
+    quota.note_use(snapshot.folder.parent.parent)
 
 
 def needed_bytes(snapshot: Snapshot) -> int:
@@ -228,30 +242,6 @@ def _weight_patterns(names: Collection[str]) -> tuple[str, ...]:
     if INDEX in names:
         return (INDEX, SHARDS)
     return (PICKLE,) if PICKLE in names else ()
-
-
-def _ask_hub(name: str, revision: str) -> tuple[str, list[File]]:
-    """The commit behind ``revision`` and the files in the top folder of its tree."""
-    from huggingface_hub import HfApi, constants
-
-    # Without it the client asks the hub who is calling and sends it the names of other installed packages.
-    constants.HF_HUB_DISABLE_TELEMETRY = True
-    try:
-        info = HfApi(endpoint=_endpoint()).model_info(
-            name, revision=revision, files_metadata=True, timeout=CONNECT_SECONDS
-        )
-        listed = [
-            File(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else each.blob_id or "")
-            for each in info.siblings or ()
-            if re.fullmatch(r"[\w.-]+", each.rfilename, re.ASCII)
-        ]
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HubUnreachableError(NO_HUB.format(reason="the answer is not from a hub")) from error
-    # The hashes become paths; those of a real hub are always valid.
-    hashes = [info.sha or "", *(file.digest for file in listed)]
-    if not all(re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", each) for each in hashes):
-        raise HubUnreachableError(NO_HUB.format(reason="its file list lacks checksums"))
-    return str(info.sha), listed
 
 
 def _check_disk(name: str, files: Collection[File], repo: Path) -> None:

@@ -25,16 +25,15 @@ from clipdemo.errors import (
     CorruptCheckpointError,
     HubUnreachableError,
 )
+from clipdemo.models.hub.connection import CONNECT_SECONDS, NO_HUB, endpoint, open_answer
 
 STALL_SECONDS = 60.0  # without a new byte until a download gives up
 READ_SECONDS = 20.0  # without a new byte until a connection is replaced; a new one often works
-CONNECT_SECONDS = 10.0  # also the timeout of the listing
 RETRY_SECONDS = 1.0  # pause before a new connection, doubled up to 8 s while no bytes come
 MAX_CONNECTIONS = 30  # per file
 RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 OFFLINE = "offline mode is on (HF_HUB_OFFLINE) and {name} is not on this disk; unset it to download"
-NO_HUB = "the Hugging Face hub does not answer ({reason}); check the connection, or use the embedded model"
 _STALLED = (
     "the Hugging Face hub stopped answering ({reason}); the partial download is kept, so try again later"
 )
@@ -114,18 +113,18 @@ class Meter:
         return time.monotonic() - self._grown_at >= STALL_SECONDS
 
 
-def download_file(name: str, commit: str, file: File, blob: Path, meter: Meter, *, endpoint: str) -> None:
+def download_file(name: str, commit: str, file: File, blob: Path, meter: Meter, *, with_token: bool) -> None:
     """Store a verified file as ``blob``; a second session waits for it and reports the same progress."""
     from huggingface_hub import hf_hub_url
 
-    url = hf_hub_url(name, file.name, revision=commit, endpoint=endpoint)
+    url = hf_hub_url(name, file.name, revision=commit, endpoint=endpoint())
     part = _part(blob)
     blob.parent.mkdir(parents=True, exist_ok=True)
     meter.start_file()
     with _file_lock(part, meter):
         if not blob.is_file() or _digest(blob, file) != file.digest:
             blob.unlink(missing_ok=True)
-            _stream(url, file, part, meter)
+            _stream(url, file, part, meter, with_token=with_token)
             _verify(name, file, part, blob)
     meter.finish_file(file.size)
 
@@ -181,7 +180,7 @@ def _digest(path: Path, file: File) -> str:
     return digest.hexdigest()
 
 
-def _stream(url: str, file: File, part: Path, meter: Meter) -> None:
+def _stream(url: str, file: File, part: Path, meter: Meter, *, with_token: bool) -> None:
     """Complete ``part``, with a new connection after each failure until a limit is reached."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
@@ -191,7 +190,7 @@ def _stream(url: str, file: File, part: Path, meter: Meter) -> None:
     for _ in range(MAX_CONNECTIONS):
         before = part.stat().st_size
         try:
-            _append(url, file.size, part, meter)
+            _append(url, file.size, part, meter, with_token=with_token)
         except HfHubHTTPError as error:
             if error.response.status_code not in RETRY_STATUSES:
                 raise
@@ -207,25 +206,21 @@ def _stream(url: str, file: File, part: Path, meter: Meter) -> None:
     raise HubUnreachableError(_STALLED.format(reason=reason))
 
 
-def _append(url: str, size: int, part: Path, meter: Meter) -> None:
+def _append(url: str, size: int, part: Path, meter: Meter, *, with_token: bool) -> None:
     """Append the rest of the file to ``part``, over one connection."""
     import httpx2
-    from huggingface_hub import get_session, hf_raise_for_status
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub import hf_raise_for_status
 
     present = part.stat().st_size
     if present >= size:
         return
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}  # offsets count uncompressed bytes
-    if present:
-        headers["Range"] = f"bytes={present}-"
+    headers = {"Range": f"bytes={present}-"} if present else {}
     timeout = httpx2.Timeout(min(READ_SECONDS, STALL_SECONDS), connect=CONNECT_SECONDS)
-    request = get_session().stream("GET", url, headers=headers, timeout=timeout, follow_redirects=True)
-    with request as response:
+    with open_answer(url, timeout, with_token=with_token, headers=headers) as response:
         hf_raise_for_status(response)
         # A server without range support sends 200 and the whole file.
         with part.open("ab" if response.status_code == 206 else "wb") as out:
-            for chunk in response.iter_bytes():
+            for chunk in response.iter_raw():
                 out.write(chunk)
                 meter.update(out.tell())
                 if out.tell() > size:  # too long an answer; the checksum will refuse it

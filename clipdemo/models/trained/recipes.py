@@ -5,7 +5,6 @@ A folder may come from anybody: its names and numbers are validated here before 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from clipdemo.models.embedded import conse
 from clipdemo.models.embedded import towers as embedded_towers
 from clipdemo.models.hub import snapshot as hub
 from clipdemo.models.hub.transfer import Progress
+from clipdemo.models.json_files import read_json
 
 MODEL_TYPE = "clipdemo-dual-encoder"
 FORMAT = 2
@@ -66,8 +66,8 @@ class Recipe:
 def is_trained(folder: Path) -> bool:
     """Whether ``config.json`` says that ``clipdemo train`` wrote the folder."""
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = read_json(folder / CONFIG)
+    except (OSError, ValueError):
         return False
     return isinstance(config, dict) and config.get("model_type") == MODEL_TYPE
 
@@ -79,7 +79,7 @@ def read_recipe(folder: Path) -> Recipe:
         CorruptCheckpointError: it cannot be read, or has values that cannot be used.
     """
     try:
-        config: Any = json.loads((folder / CONFIG).read_text("utf-8"))
+        config: Any = read_json(folder / CONFIG)
         if config["model_type"] != MODEL_TYPE or config["format"] != FORMAT:
             raise CorruptCheckpointError(
                 f"{folder.name} was written by another version of clipdemo; train it again or update clipdemo"
@@ -92,7 +92,7 @@ def read_recipe(folder: Path) -> Recipe:
             config["prior"] is True,
             float(config["dropout"]),
         )
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise CorruptCheckpointError(
             f"the configuration of {folder.name} cannot be read; train or copy it again"
         ) from error

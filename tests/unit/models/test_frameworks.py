@@ -1,9 +1,13 @@
-"""Errors of transformers become ours; our own errors and those about this machine pass."""
+"""Errors of transformers become ours; our own errors and requests to stop pass."""
 
 import pytest
 
 from clipdemo.errors import CorruptCheckpointError, NotEnoughMemoryError, UnsupportedCheckpointError
 from clipdemo.models.frameworks import translate_load_errors
+
+
+class PanicException(BaseException):  # noqa: N818 - the name that PyO3 gives to panics of Rust
+    """What a panic in tokenizers or safetensors looks like."""
 
 
 @pytest.mark.parametrize(
@@ -15,7 +19,9 @@ from clipdemo.models.frameworks import translate_load_errors
         (MemoryError(), NotEnoughMemoryError),
         (RuntimeError("CUDA out of memory"), NotEnoughMemoryError),
         (UnsupportedCheckpointError("x"), UnsupportedCheckpointError),
-        (ImportError("x"), ImportError),
+        (ImportError("x"), CorruptCheckpointError),  # a configuration can name a package
+        (PanicException("x"), CorruptCheckpointError),
+        (SystemExit(), SystemExit),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",

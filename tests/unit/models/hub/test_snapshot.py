@@ -22,8 +22,8 @@ from clipdemo.errors import (
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
+from clipdemo.models.hub import listing, transfer
 from clipdemo.models.hub import snapshot as hub
-from clipdemo.models.hub import transfer
 
 NAME, WEIGHTS = "acme/tiny-clip", "model.safetensors"
 NEEDED = {
@@ -76,7 +76,7 @@ def impatient(monkeypatch):
     """Timeouts of seconds instead of a minute, only for tests of silence: a busy machine is slow, too."""
     monkeypatch.setattr(transfer, "STALL_SECONDS", 1.0)
     monkeypatch.setattr(transfer, "READ_SECONDS", 0.4)
-    monkeypatch.setattr(hub, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(listing, "CONNECT_SECONDS", 1.0)
 
 
 def test_an_empty_cache_has_no_checkpoint(server):
