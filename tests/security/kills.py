@@ -278,7 +278,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else COUNT
     seed = random.randrange(2**32)
     chance = random.Random(seed)
-    print(f"{count} kills each, seed {seed}", flush=True)  # noqa: T201 - for people
+    print(f"{count} kills each, seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="clipdemo-kills-") as name:
         place = Path(name)
         os.environ["XDG_CACHE_HOME"] = str(place / "cache")
@@ -299,7 +299,7 @@ def main() -> None:
 def _report(name: str, victim: Victim, count: int, chance: random.Random) -> None:
     started = time.monotonic()
     tally = kill_repeatedly(victim, count, chance)
-    print(  # noqa: T201 - for people
+    print(
         f"{name}: {tally.kills} kills in {tally.runs} runs, {tally.completed} resumed to the same bytes, "
         f"{time.monotonic() - started:.0f} s",
         flush=True,
