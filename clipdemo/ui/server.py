@@ -23,8 +23,8 @@ from clipdemo.limits import Limits
 from clipdemo.ui.headers import SecurityHeaders
 from clipdemo.ui.quota import UploadQuota
 
-EXPIRY_SECONDS = 15.0  # between two looks for sessions whose time to come back is over
-END_SECONDS = 10  # from SIGTERM until the system ends the process
+EXPIRY_SECONDS = 10.0  # between two looks for sessions whose time to come back is over
+END_SECONDS = 5  # from SIGTERM until the system ends the process
 # What a page needs. The others drop caches that all visitors share, or name files of the server.
 MESSAGES = frozenset(
     {"rerun_script", "stop_script", "app_heartbeat", "file_urls_request", "backend_operation_request"}
