@@ -13,6 +13,7 @@ from types import FrameType
 from google.protobuf.message import DecodeError
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnected
 from streamlit import net_util
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.runtime import get_instance
@@ -22,8 +23,8 @@ from clipdemo.limits import Limits
 from clipdemo.ui.headers import SecurityHeaders
 from clipdemo.ui.quota import UploadQuota
 
-EXPIRY_SECONDS = 15.0  # between two looks for sessions whose time to come back is over
-END_SECONDS = 10  # from SIGTERM until the system ends the process
+EXPIRY_SECONDS = 10.0  # between two looks for sessions whose time to come back is over
+END_SECONDS = 5  # from SIGTERM until the system ends the process
 # What a page needs. The others drop caches that all visitors share, or name files of the server.
 MESSAGES = frozenset(
     {"rerun_script", "stop_script", "app_heartbeat", "file_urls_request", "backend_operation_request"}
@@ -66,7 +67,9 @@ class KnownMessages:
                 if message["type"] != "websocket.receive" or _is_known(message.get("bytes") or b""):
                     return message
 
-        await self._app(scope, receive_known if scope["type"] == "websocket" else receive, send)
+        # Raised where a visitor leaves while something is sent; Streamlit has ended the session by then.
+        with suppress(WebSocketDisconnected):
+            await self._app(scope, receive_known if scope["type"] == "websocket" else receive, send)
 
 
 def _is_known(data: bytes) -> bool:

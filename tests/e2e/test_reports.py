@@ -30,6 +30,11 @@ HOSTILE = [
     '"><img src=http://127.0.0.1:9/x.png onerror="document.title = \'taken over\'">',
     "<style>@import url(http://127.0.0.1:9/x.css); body { display: none }</style>",
     "</script><script>document.title = 'taken over'</script>",
+    "</title></style><svg onload=\"document.title = 'taken over'\"><meta http-equiv=refresh "
+    "content='0; url=http://127.0.0.1:9/'>",
+    "<base href=http://127.0.0.1:9/><link rel=prefetch href=x><link rel=dns-prefetch href=//canary.example>",
+    "<form action=http://127.0.0.1:9/><input autofocus onfocus=\"document.title = 'taken over'\"></form>",
+    "<iframe srcdoc=\"<script>top.document.title = 'taken over'</script>\"></iframe><object data=//x.example>",
 ]
 VIOLATIONS = """() => {
     window.violations = []

@@ -155,12 +155,10 @@ def soak(visitors: int, each: int, at_once: int) -> tuple[list[Left], list[str]]
         def go(number: int) -> str:
             return visit(address, number, plans[number % len(plans)], right)
 
-        descriptors = left(process, temporary).descriptors
-        troubles = list(pool.map(go, range(KINDS)))  # imports and caches are paid for once
-        figures = [settle(process, temporary, descriptors)]
+        figures, troubles = [left(process, temporary)], list[str]()
         for start in range(0, visitors, each):
             troubles += pool.map(go, range(start, min(start + each, visitors)))
-            figures.append(settle(process, temporary, descriptors))
+            figures.append(settle(process, temporary, figures[0].descriptors))
             print(f"after {start + each} visitors: {figures[-1]}", flush=True)
     if "Traceback" in log.read_text("utf-8"):
         troubles.append(f"the log has a traceback:\n{log.read_text('utf-8')}")

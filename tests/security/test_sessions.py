@@ -20,7 +20,7 @@ def test_visitors_who_vanish_leave_nothing_open_and_see_only_their_own():
     assert not troubles
     before, after = figures
     assert after.descriptors <= before.descriptors + soak.SLACK["descriptors"]
-    assert after.threads <= before.threads + soak.SLACK["threads"]
+    assert after.threads <= before.threads + 20  # those of the process itself; each visitor has one or more
     assert after.temporary == 0
 
 

@@ -4,6 +4,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_checkpoints import square
 
 from clipdemo.errors import ReleasedCheckpointError
 from clipdemo.models.cache import CachedEncoder, EmbeddingStore, FairLock, caption_key
@@ -140,6 +141,38 @@ def test_the_lock_is_given_in_the_order_of_arrival():
     for thread in threads:
         thread.join(10)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_owners_take_turns_however_many_requests_one_has():
+    lock, order, threads = FairLock(), [], []
+
+    def visitor(owner, number):
+        with lock.acquire(owner=owner):
+            order.append(f"{owner}{number}")
+
+    with lock.acquire(owner="a"):
+        for owner, number in [("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("c", 1)]:
+            threads.append(threading.Thread(target=visitor, args=(owner, number)))
+            threads[-1].start()
+            while len(lock._waiting) <= len(threads):
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join(10)
+    assert order == ["b1", "c1", "a1", "b2", "a2", "a3"]
+
+
+def test_a_turn_of_a_slow_checkpoint_takes_fewer_inputs(counting, item_of, monkeypatch):
+    encoder, sizes, clock = cached(counting), [], [0.0]
+    monkeypatch.setattr("clipdemo.models.cache.time.perf_counter", lambda: clock[0])
+
+    def encode(items):
+        sizes.append(len(items))
+        clock[0] += 0.4 * len(items)  # seconds
+        return counting.encoder.encode_images(items)
+
+    monkeypatch.setattr(encoder, "_encode_images", encode)
+    encoder.encode_images([item_of(square("red"), str(number)) for number in range(9)])
+    assert sizes == [4, 2, 2, 1]
 
 
 def test_the_wait_callback_gets_the_number_ahead_and_may_end_the_waiting():
