@@ -6,7 +6,7 @@ from clipdemo.errors import CorruptCheckpointError, NotEnoughMemoryError, Unsupp
 from clipdemo.models.frameworks import translate_load_errors
 
 
-class PanicException(BaseException):  # noqa: N818 - the name that PyO3 gives to panics of Rust
+class PanicException(BaseException):
     """What a panic in tokenizers or safetensors looks like."""
 
 
