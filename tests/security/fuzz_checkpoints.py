@@ -143,8 +143,10 @@ def load_each() -> None:
     from clipdemo.types import ImageItem
 
     import_classes()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print to standard output, too
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
-    print("ready", flush=True)
+    print("ready", file=answers, flush=True)
     image = Image.new("RGB", (60, 40))
     for line in sys.stdin:
         used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
@@ -160,7 +162,7 @@ def load_each() -> None:
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported
             outcome = f"NOT OURS: {type(error).__name__}: {str(error)[:200]}"
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-        print(json.dumps({"outcome": outcome, "grown": grown}), flush=True)
+        print(json.dumps({"outcome": outcome, "grown": grown}), file=answers, flush=True)
 
 
 def start_child() -> subprocess.Popen[str]:
