@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -21,7 +23,8 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
-HANG_SECONDS = 30.0
+HANG_SECONDS = 20  # of processor time for one mutant
+SILENCE_SECONDS = 600.0  # wall clock: other programs may keep the processor busy
 GROWTH_BYTES = 1_000_000_000
 LIMIT_BYTES = 3_000_000_000  # of private memory, imports included
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
@@ -140,9 +143,14 @@ def load_each() -> None:
     from clipdemo.types import ImageItem
 
     import_classes()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries print to standard output, too
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+    print("ready", file=answers, flush=True)
     image = Image.new("RGB", (60, 40))
     for line in sys.stdin:
+        used = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+        resource.setrlimit(resource.RLIMIT_CPU, (used + HANG_SECONDS, resource.RLIM_INFINITY))
         before, outcome = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, "loaded"
         try:
             encoder = load_encoder(Path(line.rstrip("\n")))
@@ -154,25 +162,29 @@ def load_each() -> None:
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is reported
             outcome = f"NOT OURS: {type(error).__name__}: {str(error)[:200]}"
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-        print(json.dumps({"outcome": outcome, "grown": grown}), flush=True)
+        print(json.dumps({"outcome": outcome, "grown": grown}), file=answers, flush=True)
 
 
 def start_child() -> subprocess.Popen[str]:
     code = "from tests.security.fuzz_checkpoints import load_each; load_each()"
-    return subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         text=True,
     )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    return child
 
 
 def ask(child: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
     """What the child says about a folder; it is killed if it takes too long."""
     assert child.stdin is not None
     assert child.stdout is not None
-    timer = Timer(HANG_SECONDS, child.kill)
+    timer = Timer(SILENCE_SECONDS, child.kill)
     timer.start()
     try:
         child.stdin.write(f"{folder}\n")
@@ -181,13 +193,13 @@ def ask(child: subprocess.Popen[str], folder: Path) -> dict[str, Any]:
     except OSError:
         line = ""
     finally:
-        timed_out = not timer.is_alive()
         timer.cancel()
     if line:
         answer: dict[str, Any] = json.loads(line)
         return answer
     status = child.wait()
-    return {"outcome": "HANG" if timed_out else f"CRASH: status {status}", "grown": 0}
+    hung = status in (-signal.SIGXCPU, -signal.SIGKILL)
+    return {"outcome": "HANG" if hung else f"CRASH: status {status}", "grown": 0}
 
 
 def main(count: int, seconds: float = 600.0) -> int:

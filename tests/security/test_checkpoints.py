@@ -16,7 +16,7 @@ from clipdemo.errors import (
 )
 from clipdemo.models import load, trial
 from clipdemo.models.cache import EmbeddingStore
-from clipdemo.models.clip import bounds, sentencepiece
+from clipdemo.models.clip import bounds, tokenizer
 from clipdemo.models.clip.families import FAMILIES
 from clipdemo.models.load import load_encoder
 from clipdemo.models.loader import Loader
@@ -176,10 +176,6 @@ def test_published_checkpoints_are_within_the_bounds(tmp_path, name):
 # --- tokenizers -----------------------------------------------------------------------------------------
 
 
-def tokenizer(clip):
-    return clip / "tokenizer.json"
-
-
 def growing(content):
     twice = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
     content["normalizer"]["normalizers"] += [twice] * 26
@@ -222,7 +218,7 @@ def many_special_tokens(content):
     ],
 )
 def test_a_tokenizer_file_is_refused_for_what_its_family_does_not_use(clip, change, words):
-    edit(tokenizer(clip), change)
+    edit(clip / "tokenizer.json", change)
     with pytest.raises((UnsupportedCheckpointError, CorruptCheckpointError), match=words):
         load_encoder(clip)
 
@@ -285,7 +281,7 @@ def test_the_tokenizer_files_of_older_releases_are_accepted(clip, colour_clip):
         for setting in ("byte_fallback", "ignore_merges"):
             del content["model"][setting]
 
-    edit(tokenizer(clip), older)
+    edit(clip / "tokenizer.json", older)
     ids = [load_encoder(each).caption_inputs(["a red square"])["input_ids"] for each in (clip, colour_clip)]
     assert (ids[0] == ids[1]).all()
 
@@ -299,7 +295,7 @@ def test_captions_of_any_length_are_read(colour_clip):
 
 
 def test_tokens_that_the_model_lacks_give_a_sentence(clip):
-    edit(tokenizer(clip), lambda content: content["model"]["vocab"].update({"a</w>": 900}))
+    edit(clip / "tokenizer.json", lambda content: content["model"]["vocab"].update({"a</w>": 900}))
     with pytest.raises(CorruptCheckpointError, match="tokens that its model lacks"):
         load_encoder(clip).encode_captions(["a"])
 
@@ -316,9 +312,9 @@ def spiece(folder, *, pieces=("<unk>", "</s>", "<pad>", "\u2581", "a"), rules=b"
 
 
 def test_a_sentencepiece_model_must_not_lengthen_texts_without_bound(tmp_path):
-    sentencepiece.check_sentencepiece(spiece(tmp_path), "hostile")
+    tokenizer.check_sentencepiece(spiece(tmp_path), "hostile")
     real_size = struct.pack("<I", 4) + b"trie" + b"\0".join([b"x" * 33, b"fi", b""])
-    sentencepiece.check_sentencepiece(spiece(tmp_path, rules=real_size), "hostile")
+    tokenizer.check_sentencepiece(spiece(tmp_path, rules=real_size), "hostile")
     growing_rules = struct.pack("<I", 4) + b"trie" + b"x" * 100_000 + b"\0"
     for broken in (
         {"rules": growing_rules},
@@ -328,7 +324,7 @@ def test_a_sentencepiece_model_must_not_lengthen_texts_without_bound(tmp_path):
     ):
         if broken.get("rules") != b"\xff" * 8:  # no replacement at all lengthens nothing
             with pytest.raises(CorruptCheckpointError, match="malformed"):
-                sentencepiece.check_sentencepiece(spiece(tmp_path, **broken), "hostile")
+                tokenizer.check_sentencepiece(spiece(tmp_path, **broken), "hostile")
 
 
 def test_siglip_with_sentencepiece_is_read_and_its_model_checked(tiny_siglip, tmp_path):

@@ -18,7 +18,6 @@ import transformers
 from clipdemo.errors import CorruptCheckpointError, UnsupportedCheckpointError
 from clipdemo.models.catalogue import CATALOGUE
 from clipdemo.models.clip.families import Family
-from clipdemo.models.clip.sentencepiece import check_sentencepiece
 from clipdemo.models.json_files import MAX_TOKENIZER_BYTES, read_json
 
 MAX_TOKENS = 1_000_000  # of the vocabulary; Gemma has 256,000
@@ -26,6 +25,8 @@ MAX_ADDED_TOKENS = 10_000  # Gemma has 249
 MAX_LETTERS = 512  # of one token
 _MAX_COMPONENT = 2_000  # characters of JSON: a post-processor, truncation or padding
 _MAX_TEMPLATE = 8  # pieces around a caption
+MAX_SENTENCEPIECE_BYTES = 20_000_000  # SigLIP has 0.8 MB, its multilingual variant 4.3 MB
+MAX_REPLACEMENT = 100  # bytes for one character; NFKC's longest has 33
 
 # Settings that reach transformers' constructors past all other checks.
 _REFUSED_SETTINGS = (
@@ -187,3 +188,34 @@ def _unknown(checkpoint_id: str, part: str) -> UnsupportedCheckpointError:
         f"the tokenizer of {checkpoint_id} has a {part} that its family does not use; "
         "choose another checkpoint"
     )
+
+
+def check_sentencepiece(path: Path, checkpoint_id: str) -> None:
+    """Bound ``spiece.model``: its size, its pieces, and how much its rules can lengthen a caption.
+
+    Raises:
+        CorruptCheckpointError: it is missing, malformed or beyond the bounds.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from sentencepiece import sentencepiece_model_pb2
+
+    broken = f"{path.name} of {checkpoint_id} is missing or malformed; choose another checkpoint"
+    if not path.is_file() or path.stat().st_size > MAX_SENTENCEPIECE_BYTES:
+        raise CorruptCheckpointError(broken)
+    model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at import
+    try:
+        model.ParseFromString(path.read_bytes())
+    except (DecodeError, OSError) as error:
+        raise CorruptCheckpointError(broken) from error
+    longest = max((len(piece.piece) for piece in model.pieces), default=0)
+    rules = model.normalizer_spec.precompiled_charsmap
+    if not 0 < len(model.pieces) <= MAX_TOKENS or longest > MAX_LETTERS:
+        raise CorruptCheckpointError(broken)
+    if rules and _longest_replacement(rules) > MAX_REPLACEMENT:
+        raise CorruptCheckpointError(broken)
+
+
+def _longest_replacement(rules: bytes) -> int:
+    """In bytes. Rules are the length of a trie, the trie, and replacements that end with a zero byte."""
+    replacements = rules[4 + int.from_bytes(rules[:4], "little") :]
+    return max(map(len, replacements.split(b"\0")))
