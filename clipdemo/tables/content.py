@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -16,7 +16,10 @@ Record = tuple[Sequence[str], str]  # the cells, and why they cannot be trusted 
 Format = Literal["text", "parquet"]
 
 MAX_COLUMNS = 1_000
+MAX_NAME = 1_000  # characters of a column name
+MAX_CELL = 1_000_000  # characters
 MAX_ROW = 2_000_000  # characters of one record, including quoted line breaks
+TOO_LONG = f"the row has {MAX_ROW:,} characters or more, which is too long"
 _CHUNK = 1 << 16
 
 _BOMS = {
@@ -160,3 +163,29 @@ def read_lines(opener: Opener, encoding: str) -> Iterator[str]:
                     line = text.readline(MAX_ROW)  # skip the rest of the line
     except OSError as error:
         raise unreadable(error) from error
+
+
+def check_header(columns: Collection[str]) -> None:
+    """Refuse a header with too many columns or too long names.
+
+    Raises:
+        TableError: with the numbers.
+    """
+    if len(columns) > MAX_COLUMNS:
+        raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
+    if (longest := max(map(len, columns), default=0)) > MAX_NAME:
+        raise TableError(f"a column name has {longest:,} characters; the limit is {MAX_NAME:,}")
+
+
+def shorten(cells: Sequence[str], problem: str) -> Record:
+    """Cut cells at ``MAX_CELL`` characters and the row at ``MAX_ROW``, and make that the row's problem."""
+    longest, left = max(map(len, cells), default=0), MAX_ROW
+    if longest <= MAX_CELL and sum(map(len, cells)) <= MAX_ROW:
+        return cells, problem
+    if longest > MAX_CELL:
+        problem = problem or f"a cell has {longest:,} characters; the limit is {MAX_CELL:,}"
+    short = []
+    for cell in cells:
+        short.append(cell[: min(left, MAX_CELL)])
+        left -= len(short[-1])
+    return short, problem or TOO_LONG

@@ -13,16 +13,24 @@ from itertools import islice
 from pathlib import PurePath
 
 from clipdemo.errors import TableError
-from clipdemo.tables.content import MAX_COLUMNS, Content, Inspection, Opener, Record, inspect, read_lines
+from clipdemo.tables.content import (
+    Content,
+    Inspection,
+    Opener,
+    Record,
+    check_header,
+    inspect,
+    read_lines,
+    shorten,
+)
 from clipdemo.tables.delimited import find_delimiter, records
+from clipdemo.tables.parquet import read_parquet
 from clipdemo.tables.row import Row
-from clipdemo.tables.typed import read_jsonl, read_parquet
+from clipdemo.tables.typed import read_jsonl
 
 UPLOAD_SUFFIXES = ("csv", "tsv", "txt", "jsonl", "ndjson", "parquet")
 IMAGE_NAMES = ("image", "image_url", "url", "file", "path", "file_name", "filename", "image_path", "filepath")
 CAPTION_NAMES = ("caption", "text", "title", "captions", "description", "sentence")
-MAX_NAME = 1_000  # characters of a column name
-MAX_CELL = 1_000_000  # characters
 
 _JSON_ARRAY = re.compile(r'\[\s*(?:$|[\[{"\]])')
 _URL_OR_IMAGE_FILE = re.compile(r"https?://|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
@@ -82,11 +90,8 @@ class Table:
         if not problem and (len(cells) < width or any(cells[width:])):
             found = "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
             problem = f"the row has {found}; the header has {width:,}"
-        fitted = [*cells[:width], *[""] * (width - len(cells))]
-        longest = max(map(len, fitted), default=0)
-        if longest > MAX_CELL:
-            problem = problem or f"a cell has {longest:,} characters; the limit is {MAX_CELL:,}"
-            fitted = [cell[:MAX_CELL] for cell in fitted]
+        fitted: Sequence[str] = [*cells[:width], *[""] * (width - len(cells))]
+        fitted, problem = shorten(fitted, problem)
         caption = " ".join(fitted[self.caption].split())
         return Row(number, tuple(fitted), problem, fitted[self.image].strip(), caption)
 
@@ -150,7 +155,7 @@ def _read_content(name: str, opener: Opener, inspection: Inspection) -> Content:
             content = read_jsonl(opener, encoding)
         else:
             content = _read_delimited(opener, encoding, is_tsv=suffix in {".tsv", ".tab"})
-    _check_header(content.columns)
+    check_header(content.columns)
     return content
 
 
@@ -166,13 +171,6 @@ def _read_delimited(opener: Opener, encoding: str, *, is_tsv: bool) -> Content:
     if problem:
         raise TableError(f"the header cannot be read: {problem}")
     return Content(tuple(header), read)
-
-
-def _check_header(columns: Collection[str]) -> None:
-    if len(columns) > MAX_COLUMNS:
-        raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
-    if (longest := max(map(len, columns), default=0)) > MAX_NAME:
-        raise TableError(f"a column name has {longest:,} characters; the limit is {MAX_NAME:,}")
 
 
 def _choose_columns(
