@@ -21,7 +21,7 @@ from clipdemo.errors import ClipdemoError, TableError
 from clipdemo.tables.content import MAX_CELL, MAX_COLUMNS, Record, check_header, shorten, unreadable
 from clipdemo.tables.typed import cell_text
 
-MEMORY_BYTES = 700_000_000
+MEMORY_BYTES = 1_000_000_000  # measured on large tables: 0.5 GB, and 0.95 GB for one page of 180 MB
 CPU_SECONDS = 20  # of the metadata, and of as many rows as a batch may have
 MAX_VALUES = MAX_CELL // 3  # per row, on average: a list needs three characters for each, as in "0, "
 MAX_BYTES = 4 * MAX_CELL  # per row and column, on average; four is the longest character in UTF-8
