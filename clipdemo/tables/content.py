@@ -13,11 +13,13 @@ from clipdemo.errors import TableError
 
 Opener = Callable[[], BinaryIO]
 Record = tuple[Sequence[str], str]  # the cells, and why they cannot be trusted or ""
+Lines = Callable[[], Iterator[str]]  # reads the lines of the file from its beginning
 Format = Literal["text", "parquet"]
 
 MAX_COLUMNS = 1_000
 MAX_NAME = 1_000  # characters of a column name
 MAX_CELL = 1_000_000  # characters
+LINES_PER_ROW = 100  # blank lines and line breaks in cells, on average, where rows are limited
 MAX_ROW = 2_000_000  # characters of one record, including quoted line breaks
 TOO_LONG = f"the row has {MAX_ROW:,} characters or more, which is too long"
 _CHUNK = 1 << 16
@@ -149,15 +151,19 @@ def unreadable(error: OSError) -> TableError:
     return TableError(f"the file cannot be read: {error.strerror or error}")
 
 
-def read_lines(opener: Opener, encoding: str) -> Iterator[str]:
+def read_lines(opener: Opener, encoding: str, max_lines: int | None = None) -> Iterator[str]:
     r"""Read lines with their ends (LF, CR or CRLF), each cut at ``MAX_ROW`` characters.
 
     Raises:
-        TableError: the file cannot be read.
+        TableError: the file cannot be read, or has more lines than ``max_lines``.
     """
+    count = 0
     try:
         with opener() as raw, io.TextIOWrapper(raw, encoding, errors="replace", newline="") as text:
             while line := text.readline(MAX_ROW):
+                if count == max_lines:
+                    raise TableError(f"the table has more than {max_lines:,} lines; split it")
+                count += 1
                 yield line
                 while len(line) == MAX_ROW and not line.endswith(("\n", "\r")):
                     line = text.readline(MAX_ROW)  # skip the rest of the line
@@ -175,6 +181,11 @@ def check_header(columns: Collection[str]) -> None:
         raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
     if (longest := max(map(len, columns), default=0)) > MAX_NAME:
         raise TableError(f"a column name has {longest:,} characters; the limit is {MAX_NAME:,}")
+
+
+def too_many_rows(max_rows: int) -> TableError:
+    """Return the error for a table with more rows than its reader takes."""
+    return TableError(f"the table has more than {max_rows:,} rows, the limit here; split it")
 
 
 def shorten(cells: Sequence[str], problem: str) -> Record:

@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from itertools import islice
 
 from clipdemo.errors import TableError
-from clipdemo.tables.content import MAX_COLUMNS, MAX_ROW, Content, Opener, Record, read_lines
+from clipdemo.tables.content import MAX_COLUMNS, MAX_ROW, Content, Lines, Record, too_many_rows
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which cannot be encoded
 
 
-def read_jsonl(opener: Opener, encoding: str) -> Content:
+def read_jsonl(lines: Lines, max_rows: int | None = None) -> Content:
     """Read one object per line; the columns are all names in order of first appearance.
 
     Raises:
-        TableError: none of the lines is an object, or the file cannot be read.
+        TableError: none of the lines is an object, there are too many, or the file cannot be read.
     """
     columns: dict[str, None] = {}
     count = 0
-    for cells, _ in _objects(read_lines(opener, encoding)):
+    for cells, _ in _objects(lines()):
+        if count == max_rows:
+            raise too_many_rows(max_rows)
         count += 1
         if not cells.keys() <= columns.keys():
             columns |= dict.fromkeys(cells)
@@ -35,7 +37,7 @@ def read_jsonl(opener: Opener, encoding: str) -> Content:
         )
 
     def read(start: int) -> Iterator[Record]:
-        for cells, problem in islice(_objects(read_lines(opener, encoding)), start, None):
+        for cells, problem in islice(_objects(lines()), start, None):
             yield [cells.get(column, "") for column in columns], problem
 
     return Content(tuple(columns), read, count)
