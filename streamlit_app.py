@@ -6,6 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from clipdemo.errors import ClipdemoError
+from clipdemo.escape import escape_logs
 from clipdemo.ui import inputs, jobs, state, views
 from clipdemo.ui.pages import about, rank
 from clipdemo.ui.pages.audit import page as audit
@@ -15,6 +16,7 @@ from clipdemo.ui.workspace import workspace
 
 ASSETS = Path(__file__).parent / "assets"
 
+escape_logs()
 st.set_page_config(
     page_title="clipdemo", page_icon=str(ASSETS / "icon.png"), layout="wide", initial_sidebar_state=360
 )

@@ -104,11 +104,11 @@ def _captions(captions: list[str] | None, file: Path | None) -> list[str]:
             texts += data.decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(
-                f"{file} cannot be read as UTF-8 text ({error})", param_hint="--captions"
+                f"{escape_controls(str(file))} cannot be read as UTF-8 text ({error})", param_hint="--captions"
             ) from error
         if len(data) > _MAX_CAPTION_BYTES:
             raise typer.BadParameter(
-                f"{file} has more than {_MAX_CAPTION_BYTES:,} bytes; split it", param_hint="--captions"
+                f"{escape_controls(str(file))} has more than {_MAX_CAPTION_BYTES:,} bytes; split it", param_hint="--captions"
             )
     distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not distinct:
@@ -127,7 +127,8 @@ def _write(path: Path, data: bytes) -> None:
     try:
         path.write_bytes(data)
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be written ({error.strerror})") from error
+        name = escape_controls(str(path))
+        raise typer.BadParameter(f"{name} cannot be written ({error.strerror})") from error
 
 
 def _print_csv(data: bytes) -> None:
