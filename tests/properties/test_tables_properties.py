@@ -119,7 +119,7 @@ def test_damaged_parquet_is_a_table_or_a_table_error(changes):
     for at, value in changes:
         data[at] = value
     with suppress(TableError):
-        header = list(answer(io.BytesIO(data), None))[0]
+        header = next(answer(io.BytesIO(data), None))
         *records, end = answer(io.BytesIO(data), 0)
         assert all(len(cells) == len(header["columns"]) for cells, _ in records)
         assert list(answer(io.BytesIO(data), 1)) == [*records[1:], end]
