@@ -74,12 +74,25 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
         return
     import resource
 
-    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-    _set_soft_limit(resource.RLIMIT_CPU, int(used) + 1 + cpu_seconds)
+    limit_processor_time(cpu_seconds)
     _set_soft_limit(resource.RLIMIT_CORE, 0)
     _set_soft_limit(resource.RLIMIT_FSIZE, 0)
     if sys.platform == "linux":
         _set_soft_limit(resource.RLIMIT_DATA, _private_bytes() + memory_bytes)
+
+
+def limit_processor_time(seconds: int) -> None:
+    """Limit the processor time from now on, and leave the limit of memory where it is.
+
+    Args:
+        seconds: as in :func:`limit`.
+    """
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _set_soft_limit(resource.RLIMIT_CPU, int(used) + 1 + seconds)
 
 
 def _set_soft_limit(kind: int, value: int) -> None:

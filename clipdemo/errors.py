@@ -31,11 +31,17 @@
         └── HubUnreachableError
 """
 
+from clipdemo.escape import escape_controls
+
 
 class ClipdemoError(Exception):
-    """Base of all errors; ``str(error)`` is the message, ``verdict`` a label of one to three words."""
+    """Base of all errors; ``verdict`` is a label of one to three words."""
 
     verdict = "failed"
+
+    def __str__(self) -> str:
+        """The message on one line: control characters in names and texts that it quotes are escaped."""
+        return escape_controls(super().__str__())
 
 
 class ImageError(ClipdemoError):

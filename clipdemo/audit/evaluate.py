@@ -12,8 +12,10 @@ from clipdemo.audit.footprint import Footprint, ProgressCallback
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import Plan, score_table
 from clipdemo.errors import FileMissingError, TableError
+from clipdemo.escape import escape_controls
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
+from clipdemo.regular import open_regular
 from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.tables.table import Table, open_table
@@ -90,7 +92,7 @@ class Report:
             f"checkpoint {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}, on {self.device}, "
             f"{self.seconds:.1f} s; {self.failed:,} rows failed",
         ]
-        return "\n".join(lines)
+        return "\n".join(map(escape_controls, lines))
 
 
 def run_evaluation(options: EvaluationOptions, encoder: Encoder, progress: ProgressCallback) -> Report:
@@ -131,11 +133,11 @@ def run_evaluation(options: EvaluationOptions, encoder: Encoder, progress: Progr
 
 
 def _open_table(options: EvaluationOptions) -> Table:
-    if not options.table.is_file():
+    if not options.table.exists():
         raise TableError(f"there is no table {options.table}")
     if not options.images.is_dir():
         raise FileMissingError(f"there is no folder of images {options.images}")
-    table = open_table(printable_name(options.table.name), lambda: options.table.open("rb"))
+    table = open_table(printable_name(options.table.name), lambda: open_regular(options.table))
     return _rows_of_split(table, options.split) if options.split else table
 
 

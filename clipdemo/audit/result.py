@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from clipdemo.audit.footprint import Stage, memory_text, stage_text
 from clipdemo.audit.judge import Summary
+from clipdemo.escape import escape_controls
 from clipdemo.types import Checkpoint
 
 
@@ -75,7 +76,7 @@ class Result:
             memory_text(self.peak_bytes, self.peak_gpu_bytes),
             "written: " + ", ".join(self.files),
         ]
-        return "\n".join(lines)
+        return "\n".join(map(escape_controls, lines))
 
 
 def _stage(stage: Stage) -> dict[str, object]:

@@ -23,6 +23,7 @@ from clipdemo.limits import Limits
 from clipdemo.lock import lock_outputs
 from clipdemo.models.load import peak_gpu_bytes
 from clipdemo.output.files import CsvWriter
+from clipdemo.regular import open_regular
 from clipdemo.samples import NEUTRAL_CAPTIONS, sample_items
 from clipdemo.scoring.score import background
 from clipdemo.similarity import FloatArray, percentile
@@ -143,7 +144,7 @@ def _run(options: AuditOptions, table: Table, encoder: Encoder, progress: Progre
 
 
 def _check_inputs(options: AuditOptions) -> None:
-    if not options.table.is_file():
+    if not options.table.exists():
         raise TableError(f"there is no table {options.table}")
     if not options.images.is_dir():
         raise FileMissingError(f"there is no folder of images {options.images}")
@@ -158,7 +159,7 @@ def _open_table(options: AuditOptions) -> Table:
         )
     image, caption = options.columns
     name = printable_name(options.table.name)
-    return open_table(name, lambda: options.table.open("rb"), image_column=image, caption_column=caption)
+    return open_table(name, lambda: open_regular(options.table), image_column=image, caption_column=caption)
 
 
 def _check_outputs(options: AuditOptions) -> None:
@@ -179,7 +180,7 @@ def _check_outputs(options: AuditOptions) -> None:
 
 def _check_unchanged(options: AuditOptions, table: Table) -> None:
     try:
-        with options.table.open("rb") as file:
+        with open_regular(options.table) as file:
             unchanged = hashlib.file_digest(file, "sha256").hexdigest() == table.sha256
     except OSError as error:
         raise TableError(f"{options.table} can no longer be read ({error.strerror})") from error

@@ -5,12 +5,15 @@ Commands import heavy modules in their bodies: ``clipdemo --help`` imports neith
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from clipdemo.cli.checkpoints import checkpoints
 from clipdemo.cli.images import matrix, rank
 from clipdemo.cli.pairs import pairs
 from clipdemo.cli.train import evaluate, train
+from clipdemo.escape import EscapingStream
 
 app = typer.Typer(
     help="Measure how well images and captions match under CLIP.",
@@ -24,5 +27,6 @@ for command in (pairs, rank, matrix, train, evaluate, checkpoints):
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; whatever it prints, control characters are escaped."""
+    sys.stdout, sys.stderr = EscapingStream(sys.stdout), EscapingStream(sys.stderr)
     app(prog_name="clipdemo")

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from clipdemo.errors import SettingError
+from clipdemo.regular import open_regular
 
 URLS = "url"
 _MAX_BYTES = 100_000
@@ -37,7 +38,7 @@ def read_config(path: Path) -> Config:
         SettingError: an unreadable file, an unknown key, or a value of the wrong type.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = yaml.safe_load(file.read(_MAX_BYTES))
     except OSError as error:
         raise SettingError(f"{path} cannot be read ({error.strerror})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,7 @@ from clipdemo.cli.options import (
     open_encoder,
     translate_errors,
 )
+from clipdemo.escape import escape_controls
 
 if TYPE_CHECKING:
     from clipdemo.cli.scored_images import ScoredImages, ScoringOptions
@@ -31,6 +33,8 @@ TemplateOption = Annotated[
     list[str] | None,
     typer.Option(help="A prompt template such as 'a photo of {}'; repeat for an ensemble."),
 ]
+
+_MAX_CAPTION_BYTES = 20_000_000
 
 
 def rank(
@@ -86,7 +90,7 @@ def matrix(
     if as_json:
         typer.echo(scored.matrix_json())
     elif output is None:
-        typer.echo(scored.matrix_csv().decode("utf-8-sig"), nl=False)
+        _print_csv(scored.matrix_csv())
     _report_left_out(scored)
 
 
@@ -95,11 +99,19 @@ def _captions(captions: list[str] | None, file: Path | None) -> list[str]:
     texts = list(captions or [])
     if file:
         try:
-            texts += file.read_text(encoding="utf-8-sig").splitlines()
+            with file.open("rb") as stream:  # may be a pipe, and never end
+                data = stream.read(_MAX_CAPTION_BYTES + 1)
+            texts += data.decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(
-                f"{file} cannot be read as UTF-8 text ({error})", param_hint="--captions"
+                f"{escape_controls(str(file))} cannot be read as UTF-8 text ({error})",
+                param_hint="--captions",
             ) from error
+        if len(data) > _MAX_CAPTION_BYTES:
+            raise typer.BadParameter(
+                f"{escape_controls(str(file))} has more than {_MAX_CAPTION_BYTES:,} bytes; split it",
+                param_hint="--captions",
+            )
     distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not distinct:
         raise typer.BadParameter("give at least one caption", param_hint="--caption")
@@ -122,14 +134,21 @@ def _write(path: Path, data: bytes) -> None:
         else:
             write_atomically(path, data)
     except OSError as error:
-        raise typer.BadParameter(f"{path} cannot be written ({error.strerror})") from error
+        name = escape_controls(str(path))
+        raise typer.BadParameter(f"{name} cannot be written ({error.strerror})") from error
+
+
+def _print_csv(data: bytes) -> None:
+    """Print a table; a terminal gets it escaped, a file or another program as it is."""
+    text = data.decode("utf-8-sig")
+    typer.echo(text if sys.stdout.isatty() else text.encode(), nl=False)
 
 
 def _report_left_out(scored: ScoredImages) -> None:
     """Print duplicates and rejected images on standard error; exit with 1 if images were rejected."""
     for line in scored.duplicates:
-        typer.echo(f"duplicate: {line}", err=True)
+        typer.echo(f"duplicate: {escape_controls(line)}", err=True)
     for line in scored.rejected:
-        typer.echo(f"left out: {line}", err=True)
+        typer.echo(f"left out: {escape_controls(line)}", err=True)
     if scored.rejected:
         raise typer.Exit(SOME_FAILED)

@@ -89,7 +89,7 @@ class ProgressBar:
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Console(file=sys.__stderr__),  # not escaped: the bar moves the cursor
             disable=not sys.stderr.isatty(),
         )
         self._task = self._bar.add_task(unit, total=None, rate="")

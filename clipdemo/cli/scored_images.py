@@ -12,6 +12,7 @@ import numpy as np
 from clipdemo import similarity
 from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.errors import ImageError
+from clipdemo.escape import escape_controls
 from clipdemo.images import sources
 from clipdemo.images.locate import read_arguments
 from clipdemo.limits import Limits
@@ -91,7 +92,8 @@ class ScoredImages:
             for hit in self.hits(column)[:top]:
                 score = f"cosine {hit.cosine:6.3f}  percentile {hit.whole_percentile:3d}"
                 lines.append(f"  {hit.rank:3d}  {score}  {self.names[hit.index]}")
-        return "\n".join([*lines, f"under {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}"])
+        lines.append(f"under {self.checkpoint.id}, revision {self.checkpoint.revision[:12]}")
+        return "\n".join(map(escape_controls, lines))
 
     def ranking_json(self, top: int) -> str:
         """Return the ``top`` images of each caption as JSON."""

@@ -26,6 +26,7 @@ from clipdemo.cli.options import (
     open_encoder,
     translate_errors,
 )
+from clipdemo.escape import escape_controls
 
 if TYPE_CHECKING:
     from clipdemo.train.loop import Progress
@@ -192,7 +193,7 @@ class _StepPrinter:
             f"{progress.pairs_per_second:,.0f} pairs/s, {progress.seconds_left:,.0f} s left{recall}"
         )
         if self._terminal:
-            typer.echo(f"\r\x1b[K{line}", err=True, nl=ends_epoch)
+            typer.echo(f"\r\x1b[K{line}", file=sys.__stderr__, nl=ends_epoch)  # not escaped
         elif ends_epoch:
             typer.echo(line, err=True)
 
@@ -213,4 +214,4 @@ def _as_text(result: TrainingResult) -> str:
         for name, direction in directions.items():
             lines.append(f"{split}, {name}: {direction.recall_text()}")
     lines.append(f"{result.seconds:.1f} s on {result.device}; written: {result.folder}")
-    return "\n".join(lines)
+    return "\n".join(map(escape_controls, lines))

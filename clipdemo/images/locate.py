@@ -14,6 +14,7 @@ from clipdemo.errors import FileMissingError, ImageTooLargeError
 from clipdemo.images import fetch, formats, sources
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
+from clipdemo.regular import open_regular
 from clipdemo.types import Rejected
 
 Locator = Callable[[str], Source]  # from the cell of a table to its image
@@ -148,9 +149,7 @@ def _read_inside(root: Path, cell: str, limits: Limits) -> bytes:
 
 def _read(path: Path, max_bytes: int) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # reading a device or a pipe might never end
-            raise FileMissingError(f"{path.name!r} is not a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(max_bytes + 1)
     except OSError as error:
         raise FileMissingError(

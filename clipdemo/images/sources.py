@@ -24,6 +24,7 @@ from clipdemo.limits import Limits
 from clipdemo.types import ImageItem, Rejected
 
 MAX_ENTRIES = 10_000
+MAX_NAME = 4_096  # characters of a path inside a zip; Linux allows as many bytes
 MAX_RATIO = 100  # unpacked to packed bytes; images hardly shrink in a zip, see _unpacked_limit
 
 Mark = TypeVar("Mark")  # whatever a caller puts between the sources, such as a Rejected
@@ -179,12 +180,12 @@ def _members(
     # Members share one archive. zipfile does not promise thread safety, so they are unpacked one at a time;
     # decoding, which costs far more, still runs in parallel.
     lock = threading.Lock()
-    files = [info for info in archive.infolist() if not info.is_dir() and not _is_clutter(info)]
+    files = [info for info in archive.infolist() if not _is_folder(info) and not _is_clutter(info)]
     if not files:
         yield Rejected(name, ArchiveError.verdict, "the zip contains no files; add images to it", "zip")
     unpacked = used = 0
     for info in files:
-        member_name = f"{name}/{info.filename}"
+        member_name = f"{name}/{info.filename[:MAX_NAME]}"
         error = _refusal(info, limits)
         if error is not None:
             yield Rejected(member_name, error.verdict, str(error), "zip")
@@ -206,6 +207,8 @@ def _refusal(info: zipfile.ZipInfo, limits: Limits) -> ClipdemoError | None:
     """Why a member is refused, according to its entry in the directory; None if it is fine."""
     if _is_unsafe(info):
         return ArchiveError("its path leads out of the zip or hides where it leads; rename it")
+    if not 0 < len(info.filename) <= MAX_NAME:
+        return ArchiveError(f"its path has {len(info.filename):,} characters; rename it")
     if info.flag_bits & 0x1:
         return ArchiveError("it is encrypted; create the zip without a password")
     # bzip2 and lzma are refused too: they are rare, and lzma lets the file choose how much memory it takes.
@@ -236,13 +239,17 @@ def _is_unsafe(info: zipfile.ZipInfo) -> bool:
     )
 
 
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    return info.filename.endswith("/")  # ZipInfo.is_dir fails on an empty name
+
+
 def _is_clutter(info: zipfile.ZipInfo) -> bool:
     """Whether an operating system added the file; an unsafe path never counts as clutter."""
     parts = [part for part in info.filename.split("/") if part != "."]
-    return not _is_unsafe(info) and (
+    return not _is_unsafe(info) and bool(
         "__MACOSX" in parts
         or any(part.startswith(".") for part in parts)
-        or parts[-1].lower() in {"thumbs.db", "desktop.ini"}
+        or (parts and parts[-1].lower() in {"thumbs.db", "desktop.ini"})
     )
 
 

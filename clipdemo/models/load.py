@@ -222,6 +222,7 @@ def _load_folder(
 ) -> Encoder:
     if not folder.is_dir():
         raise CheckpointNotFoundError(f"the folder {folder.name!r} does not exist")
+    _refuse_special_files(folder)
     if recipes.is_trained(folder):
         return _load_trained(folder, device, on_progress, gate)
     try:
@@ -237,6 +238,15 @@ def _load_folder(
     # Visitors see the id: the folder's name rather than the server's path.
     origin = Origin(folder.resolve().name, "local", fingerprint, "folder")
     return TransformersEncoder(folder, origin, device=device)
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Refuse pipes and devices among the files of a checkpoint, before anything waits for their contents."""
+    for file in (*folder.glob("*"), *folder.glob("*/*")):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise CorruptCheckpointError(
+                f"{file.name!r} in {folder.name} is not a regular file; copy the checkpoint again"
+            )
 
 
 def _load_trained(

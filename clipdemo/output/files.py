@@ -20,6 +20,8 @@ from clipdemo.types import Checkpoint, Encoder, Hit, ImageItem
 
 # Excel drops tabs and line ends before it runs a cell; its Japanese edition also runs full-width signs.
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n", "\0")
+# Where a spreadsheet may begin another cell, whatever the CSV's own delimiter is; a comma is always quoted.
+_CELL_STARTS = re.compile(r"(?<=[;\t|\r\n])(?=([ \"]*)([^;\t|\r\n]*))")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -53,12 +55,29 @@ class CsvWriter:
             header: column names; untrusted.
             line_end: what ends each row.
         """
-        self._write = csv.writer(out, lineterminator=line_end).writerow
+        # csv.writer quotes the characters of its own line end only: a lone "\r" would begin a row.
+        self._write = csv.writer(_LineEnds(out, line_end), lineterminator="\r\n").writerow
         self.write(header)
 
     def write(self, row: Iterable[object]) -> None:
         """Write one row; None is an empty cell."""
         self._write([escape_formula(cell) if isinstance(cell, str) else cell for cell in row])
+
+
+class _LineEnds:
+    """Ends each row, which csv.writer writes with one call, as the file's reader expects.
+
+    Args:
+        out: the file.
+        line_end: instead of CRLF.
+    """
+
+    def __init__(self, out: TextIO, line_end: str) -> None:
+        self._out, self._line_end = out, line_end
+
+    def write(self, row: str) -> None:
+        """Write one row."""
+        self._out.write(row.removesuffix("\r\n") + self._line_end)
 
 
 def csv_bytes(header: Iterable[str], rows: Iterable[Iterable[object]], *, line_end: str = "\n") -> bytes:
@@ -127,11 +146,18 @@ def matrix_csv(
 def escape_formula(cell: str) -> str:
     """The cell, with an apostrophe before anything that a spreadsheet would run as a formula.
 
-    A plain number such as -1.5 or +3e-5 is not a formula and stays as it is.
+    Excel splits a row at semicolons where the comma is the decimal sign, at tabs in pasted text, and at line
+    ends inside quotes that it then does not see. So what follows one of them, or a ``|``, counts, too. A
+    plain number such as -1.5 or +3e-5 is not a formula and stays as it is.
     Source: OWASP, "CSV Injection".
     """
-    bare = cell.strip(" ")
-    return f"'{cell}" if bare.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(bare) else cell
+    guarded = _CELL_STARTS.sub(lambda start: "'" if _is_formula(start[2]) else "", cell)
+    return f"'{guarded}" if _is_formula(cell) else guarded
+
+
+def _is_formula(text: str) -> bool:
+    bare = text.strip(" ")
+    return bare.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(bare)
 
 
 def embeddings_npz(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
@@ -13,10 +13,15 @@ from clipdemo.errors import TableError
 
 Opener = Callable[[], BinaryIO]
 Record = tuple[Sequence[str], str]  # the cells, and why they cannot be trusted or ""
+Lines = Callable[[], Iterator[str]]  # reads the lines of the file from its beginning
 Format = Literal["text", "parquet"]
 
 MAX_COLUMNS = 1_000
+MAX_NAME = 1_000  # characters of a column name
+MAX_CELL = 1_000_000  # characters
+LINES_PER_ROW = 100  # blank lines and line breaks in cells, on average, where rows are limited
 MAX_ROW = 2_000_000  # characters of one record, including quoted line breaks
+TOO_LONG = f"the row has {MAX_ROW:,} characters or more, which is too long"
 _CHUNK = 1 << 16
 
 _BOMS = {
@@ -146,17 +151,52 @@ def unreadable(error: OSError) -> TableError:
     return TableError(f"the file cannot be read: {error.strerror or error}")
 
 
-def read_lines(opener: Opener, encoding: str) -> Iterator[str]:
+def read_lines(opener: Opener, encoding: str, max_lines: int | None = None) -> Iterator[str]:
     r"""Read lines with their ends (LF, CR or CRLF), each cut at ``MAX_ROW`` characters.
 
     Raises:
-        TableError: the file cannot be read.
+        TableError: the file cannot be read, or has more lines than ``max_lines``.
     """
+    count = 0
     try:
         with opener() as raw, io.TextIOWrapper(raw, encoding, errors="replace", newline="") as text:
             while line := text.readline(MAX_ROW):
+                if count == max_lines:
+                    raise TableError(f"the table has more than {max_lines:,} lines; split it")
+                count += 1
                 yield line
                 while len(line) == MAX_ROW and not line.endswith(("\n", "\r")):
                     line = text.readline(MAX_ROW)  # skip the rest of the line
     except OSError as error:
         raise unreadable(error) from error
+
+
+def check_header(columns: Collection[str]) -> None:
+    """Refuse a header with too many columns or too long names.
+
+    Raises:
+        TableError: with the numbers.
+    """
+    if len(columns) > MAX_COLUMNS:
+        raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
+    if (longest := max(map(len, columns), default=0)) > MAX_NAME:
+        raise TableError(f"a column name has {longest:,} characters; the limit is {MAX_NAME:,}")
+
+
+def too_many_rows(max_rows: int) -> TableError:
+    """Return the error for a table with more rows than its reader takes."""
+    return TableError(f"the table has more than {max_rows:,} rows, the limit here; split it")
+
+
+def shorten(cells: Sequence[str], problem: str) -> Record:
+    """Cut cells at ``MAX_CELL`` characters and the row at ``MAX_ROW``, and make that the row's problem."""
+    longest, left = max(map(len, cells), default=0), MAX_ROW
+    if longest <= MAX_CELL and sum(map(len, cells)) <= MAX_ROW:
+        return cells, problem
+    if longest > MAX_CELL:
+        problem = problem or f"a cell has {longest:,} characters; the limit is {MAX_CELL:,}"
+    short = []
+    for cell in cells:
+        short.append(cell[: min(left, MAX_CELL)])
+        left -= len(short[-1])
+    return short, problem or TOO_LONG

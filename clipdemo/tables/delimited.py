@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 
-from clipdemo.tables.content import MAX_ROW, Record
+from clipdemo.tables.content import MAX_ROW, TOO_LONG, Record
 
 MAX_REREAD = 20_000  # lines of a file that are read a second time because of broken quotes
 _SAMPLE_ROWS, _SAMPLE_CHARACTERS = 100, 100_000
@@ -76,7 +76,7 @@ def records(lines: Iterator[str], delimiter: str) -> Iterator[Record]:
         if delimiter not in line and not line.strip():
             continue
         if len(line) >= MAX_ROW:
-            yield line.split(delimiter), f"the row has {MAX_ROW:,} characters or more, which is too long"
+            yield line.split(delimiter), TOO_LONG
         elif '"' not in line:
             yield line.rstrip("\r\n").split(delimiter), ""
         else:

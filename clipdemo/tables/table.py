@@ -9,20 +9,32 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import PurePath
 
 from clipdemo.errors import TableError
-from clipdemo.tables.content import MAX_COLUMNS, Content, Inspection, Opener, Record, inspect, read_lines
+from clipdemo.tables.content import (
+    LINES_PER_ROW,
+    Content,
+    Inspection,
+    Lines,
+    Opener,
+    Record,
+    check_header,
+    inspect,
+    read_lines,
+    shorten,
+    too_many_rows,
+)
 from clipdemo.tables.delimited import find_delimiter, records
+from clipdemo.tables.parquet import read_parquet
 from clipdemo.tables.row import Row
-from clipdemo.tables.typed import read_jsonl, read_parquet
+from clipdemo.tables.typed import read_jsonl
 
 UPLOAD_SUFFIXES = ("csv", "tsv", "txt", "jsonl", "ndjson", "parquet")
 IMAGE_NAMES = ("image", "image_url", "url", "file", "path", "file_name", "filename", "image_path", "filepath")
 CAPTION_NAMES = ("caption", "text", "title", "captions", "description", "sentence")
-MAX_NAME = 1_000  # characters of a column name
-MAX_CELL = 1_000_000  # characters
 
 _JSON_ARRAY = re.compile(r'\[\s*(?:$|[\[{"\]])')
 _URL_OR_IMAGE_FILE = re.compile(r"https?://|.*\.(?:jpe?g|png|webp|gif|bmp|tiff?|avif|heic)$", re.IGNORECASE)
@@ -82,17 +94,19 @@ class Table:
         if not problem and (len(cells) < width or any(cells[width:])):
             found = "1 cell" if len(cells) == 1 else f"{len(cells):,} cells"
             problem = f"the row has {found}; the header has {width:,}"
-        fitted = [*cells[:width], *[""] * (width - len(cells))]
-        longest = max(map(len, fitted), default=0)
-        if longest > MAX_CELL:
-            problem = problem or f"a cell has {longest:,} characters; the limit is {MAX_CELL:,}"
-            fitted = [cell[:MAX_CELL] for cell in fitted]
+        fitted: Sequence[str] = [*cells[:width], *[""] * (width - len(cells))]
+        fitted, problem = shorten(fitted, problem)
         caption = " ".join(fitted[self.caption].split())
         return Row(number, tuple(fitted), problem, fitted[self.image].strip(), caption)
 
 
 def open_table(
-    name: str, opener: Opener, *, image_column: str | None = None, caption_column: str | None = None
+    name: str,
+    opener: Opener,
+    *,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    max_rows: int | None = None,
 ) -> Table:
     """Inspect a table and find its image and caption columns.
 
@@ -101,40 +115,47 @@ def open_table(
         opener: opens the file at its beginning; called several times.
         image_column: name of the image column; by default the first of ``IMAGE_NAMES``.
         caption_column: name of the caption column; by default the first of ``CAPTION_NAMES``.
+        max_rows: refuse a table with more rows, without reading to its end.
 
     Raises:
-        TableError: the file is not a table, or a column is missing.
+        TableError: the file is not a table, a column is missing, or there are too many rows.
     """
     inspection = inspect(opener)
-    content = _read_content(name, opener, inspection)
+    content = _read_content(name, opener, inspection, max_rows)
     image, caption, notes = _choose_columns(content, image_column, caption_column)
+    stop = None if max_rows is None else max_rows + 1
+    count = sum(1 for _ in islice(content.read(0), stop)) if content.count is None else content.count
+    if max_rows is not None and count > max_rows:
+        raise too_many_rows(max_rows)
     return Table(
         name=name,
         columns=content.columns,
         image=image,
         caption=caption,
-        count=sum(1 for _ in content.read(0)) if content.count is None else content.count,
+        count=count,
         sha256=inspection.sha256,
         notes=(*inspection.notes, *content.notes, *notes),
         _read=content.read,
     )
 
 
-def read_columns(name: str, opener: Opener) -> tuple[str, ...]:
+def read_columns(name: str, opener: Opener, max_rows: int | None = None) -> tuple[str, ...]:
     """Return the header alone, to choose columns from; the same as that of :func:`open_table`.
 
     Raises:
-        TableError: the file is not a table.
+        TableError: the file is not a table, or JSONL with too many rows.
     """
-    return _read_content(name, opener, inspect(opener)).columns
+    return _read_content(name, opener, inspect(opener), max_rows).columns
 
 
-def _read_content(name: str, opener: Opener, inspection: Inspection) -> Content:
+def _read_content(name: str, opener: Opener, inspection: Inspection, max_rows: int | None) -> Content:
     suffix, encoding = PurePath(name).suffix.lower(), inspection.encoding
+    max_lines = None if max_rows is None else LINES_PER_ROW * (max_rows + 1)
+    lines = partial(read_lines, opener, encoding, max_lines)
     if inspection.format == "parquet":
         content = read_parquet(opener)
     else:
-        text = next((line.lstrip() for line in read_lines(opener, encoding) if line.strip()), "")
+        text = next((line.lstrip() for line in lines() if line.strip()), "")
         if not text:
             raise TableError("the file is empty; it needs a header such as image,caption and rows below it")
         if suffix in {".parquet", ".pq"}:
@@ -147,32 +168,25 @@ def _read_content(name: str, opener: Opener, inspection: Inspection) -> Content:
                 "`jq -c '.[]' table.json > table.jsonl`"
             )
         if text.startswith("{") or suffix in {".jsonl", ".ndjson", ".json"}:
-            content = read_jsonl(opener, encoding)
+            content = read_jsonl(lines, max_rows)
         else:
-            content = _read_delimited(opener, encoding, is_tsv=suffix in {".tsv", ".tab"})
-    _check_header(content.columns)
+            content = _read_delimited(lines, is_tsv=suffix in {".tsv", ".tab"})
+    check_header(content.columns)
     return content
 
 
-def _read_delimited(opener: Opener, encoding: str, *, is_tsv: bool) -> Content:
+def _read_delimited(lines: Lines, *, is_tsv: bool) -> Content:
     known = {*IMAGE_NAMES, *CAPTION_NAMES}
-    delimiter = "\t" if is_tsv else find_delimiter(read_lines(opener, encoding), known)
+    delimiter = "\t" if is_tsv else find_delimiter(lines(), known)
 
     def read(start: int) -> Iterator[Record]:
         # The header is the first record.
-        return islice(records(read_lines(opener, encoding), delimiter), start + 1, None)
+        return islice(records(lines(), delimiter), start + 1, None)
 
-    header, problem = next(records(read_lines(opener, encoding), delimiter), ((), ""))
+    header, problem = next(records(lines(), delimiter), ((), ""))
     if problem:
         raise TableError(f"the header cannot be read: {problem}")
     return Content(tuple(header), read)
-
-
-def _check_header(columns: Collection[str]) -> None:
-    if len(columns) > MAX_COLUMNS:
-        raise TableError(f"the table has {len(columns):,} columns or more; the limit is {MAX_COLUMNS:,}")
-    if (longest := max(map(len, columns), default=0)) > MAX_NAME:
-        raise TableError(f"a column name has {longest:,} characters; the limit is {MAX_NAME:,}")
 
 
 def _choose_columns(

@@ -22,6 +22,7 @@ from clipdemo.models.embedded.projection import Projection
 from clipdemo.models.embedded.towers import FEATURE_DIM
 from clipdemo.models.trained import features as tower_features
 from clipdemo.models.trained.towers import EmbeddedImageTower
+from clipdemo.regular import open_regular
 from clipdemo.scoring.retrieval import CUTS, rank_pairs, recall_at_k
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.tables.row import SPLITS
@@ -69,7 +70,7 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
         rows = tower_features.image_features(tower, items, cpu).numpy()
         cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
-    table, locate = open_table(path.name, lambda: path.open("rb")), folder_locator(path.parent, limits)
+    table, locate = open_table(path.name, lambda: open_regular(path)), folder_locator(path.parent, limits)
     data = read_pairs(table, ImageReader(locate, limits, lambda *_: None, cache.known, encode), seed=0)
     pairs = data.pairs[data.split[data.pairs[:, 0]] != SPLITS.index("test")]
     images, image_of = np.unique(pairs[:, 0], return_inverse=True)

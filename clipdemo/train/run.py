@@ -21,6 +21,7 @@ from clipdemo.models.load import pick_device
 from clipdemo.models.trained import features as tower_features
 from clipdemo.models.trained import folder as trained_folder
 from clipdemo.models.trained import recipes
+from clipdemo.regular import open_regular
 from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.tables.table import Table, open_table
 from clipdemo.train import card, finetune, state
@@ -200,11 +201,11 @@ def _open_table(options: TrainOptions) -> Table:
         raise SettingError("--from takes a whole checkpoint; omit --image-tower, --text-tower and --unfreeze")
     if options.adapt and not options.base:
         raise SettingError("--adapt requires --from; name the checkpoint to fine-tune, or omit --adapt")
-    if not options.table.is_file():
+    if not options.table.exists():
         raise TableError(f"there is no table {options.table}")
     if not options.images.is_dir():
         raise FileMissingError(f"there is no folder of images {options.images}")
-    return open_table(printable_name(options.table.name), lambda: options.table.open("rb"))
+    return open_table(printable_name(options.table.name), lambda: open_regular(options.table))
 
 
 def _write_results(options: TrainOptions, origin: str, result: TrainingResult) -> None:

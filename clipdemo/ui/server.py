@@ -19,6 +19,8 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.runtime import get_instance
 
 from clipdemo.errors import SettingError
+from clipdemo.escape import escape_logs
+from clipdemo.images import pool
 from clipdemo.limits import Limits
 from clipdemo.ui.headers import SecurityHeaders
 from clipdemo.ui.quota import UploadQuota
@@ -85,6 +87,7 @@ def _is_known(data: bytes) -> bool:
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Expire sessions while the server runs; end what outlives it."""
+    escape_logs()
     _end_in_time(signal.SIGTERM)
     expiry = asyncio.create_task(_expire_sessions())
     try:
@@ -93,7 +96,7 @@ async def lifespan(_app: object) -> AsyncIterator[None]:
         expiry.cancel()
         with suppress(asyncio.CancelledError):
             await expiry
-        # Worker processes end here: one call for each kind.
+        pool.close()
 
 
 async def _expire_sessions() -> None:

@@ -33,13 +33,12 @@ def open_uploaded_table(
     """
     _check_size(data, limits)
     table = open_table(
-        name, lambda: io.BytesIO(data), image_column=image_column, caption_column=caption_column
+        name,
+        lambda: io.BytesIO(data),
+        image_column=image_column,
+        caption_column=caption_column,
+        max_rows=limits.rows,
     )
-    if table.count > limits.rows:
-        raise TableError(
-            f"the table has {table.count:,} rows; this server takes {limits.rows:,}; "
-            "split it, or use clipdemo pairs on the command line"
-        )
     most, characters = MAX_UNPACKED * limits.file_bytes, 0
     for row in table.rows():  # a few hundred bytes of Parquet may hold gigabytes of text
         characters += sum(map(len, row.cells))
@@ -57,7 +56,7 @@ def uploaded_columns(name: str, data: bytes, limits: Limits) -> tuple[str, ...]:
         TableError: it cannot be read, or is larger than this server takes.
     """
     _check_size(data, limits)
-    return read_columns(name, lambda: io.BytesIO(data))
+    return read_columns(name, lambda: io.BytesIO(data), limits.rows)
 
 
 def locate_uploads(files: list[tuple[str, bytes]], limits: Limits) -> tuple[Locator, list[Rejected]]:

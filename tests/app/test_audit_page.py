@@ -107,7 +107,7 @@ def test_files_come_from_uploads_and_zips_and_failures_are_told_row_by_row(run_a
         (b"photo,words\na.jpg,a cat\n", "photo"),
         (b"", "empty"),
         (b"PK\x03\x04 a spreadsheet", "CSV"),
-        (b"image,caption\n" + b"a.jpg,a cat\n" * 11, "11 rows; this server takes 10"),
+        (b"image,caption\n" + b"a.jpg,a cat\n" * 11, "more than 10 rows, the limit here; split it"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_in_words(run_app, table, words):
