@@ -196,7 +196,7 @@ def check_sentencepiece(path: Path, checkpoint_id: str) -> None:
     Raises:
         CorruptCheckpointError: it is missing, malformed or beyond the bounds.
     """
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
     broken = f"{path.name} of {checkpoint_id} is missing or malformed; choose another checkpoint"
