@@ -34,7 +34,7 @@ HOSTILE = [
     "content='0; url=http://127.0.0.1:9/'>",
     "<base href=http://127.0.0.1:9/><link rel=prefetch href=x><link rel=dns-prefetch href=//canary.example>",
     "<form action=http://127.0.0.1:9/><input autofocus onfocus=\"document.title = 'taken over'\"></form>",
-    "<iframe srcdoc=\"<script>top.document.title = 'taken over'</script>\"></iframe><object data=//x.example>",
+    "<iframe srcdoc=\"<script>top.title = 'taken over'</script>\"></iframe><object data=//x.example>",
 ]
 VIOLATIONS = """() => {
     window.violations = []
