@@ -66,3 +66,24 @@ def swapped_profile(name):
     head, body = profile[:400], profile[400:]
     head = head.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
     return head + body
+
+
+def seed_files():
+    """Small files of every format, with and without EXIF and profile, in many modes."""
+    image = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
+    exif = Image.Exif()
+    exif[274] = 6
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc.replace("sRGB".encode("utf-16-be"), "odd!".encode("utf-16-be"))
+    files = [encode(image, kind) for kind in ("GIF", "BMP", "HEIF", "MPO")]
+    for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF"):
+        files += [encode(image, kind), encode(image, kind, exif=exif, icc_profile=icc)]
+    for mode in ("1", "P", "LA", "CMYK", "I", "F", "I;16"):
+        files.append(encode(image.convert("L").convert(mode), "TIFF"))
+    for mode in ("RGBA", "P", "I;16"):
+        files.append(encode(image.convert("L" if mode == "I;16" else mode).convert(mode), "PNG"))
+    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        files.append(encode(image, "TIFF", compression=compression))
+    files.append(encode(image, "JPEG", progressive=True))
+    files.append(encode(image, "WEBP", lossless=True))
+    return files

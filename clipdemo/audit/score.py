@@ -16,8 +16,8 @@ from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.errors import LedgerError
 from clipdemo.images import sources
-from clipdemo.images.decode import decode_image
 from clipdemo.images.locate import Locator
+from clipdemo.images.pool import decode_image
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.scoring.prompts import Query

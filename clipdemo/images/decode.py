@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -26,7 +24,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pillow_heif import HeifImageFile
 
 from clipdemo.errors import ImageError, ImageTooLargeError, NotAnImageError
+from clipdemo.images.colours import averageable, on_white, to_srgb
 from clipdemo.images.formats import detect_format
+from clipdemo.images.structure import check_structure, declared_pixels, decoding_bytes
 from clipdemo.limits import Limits
 from clipdemo.types import ImageItem
 
@@ -67,6 +67,16 @@ _TURNS: Final = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A decoded file: the fields have the meaning they have in :class:`ImageItem`."""
+
+    image: Image.Image
+    thumbnail: bytes
+    width: int
+    height: int
+
+
 def decode_image(
     data: bytes,
     name: str,
@@ -76,6 +86,9 @@ def decode_image(
     thumbnail: bool = True,
 ) -> ImageItem:
     """Decode one file into the small upright RGB copy that everything else uses.
+
+    It runs in this process: hostile bytes may take memory and time that only a worker can bound. Use
+    :func:`clipdemo.images.pool.decode_image` for bytes from strangers.
 
     Args:
         data: the whole file; its content decides the format, never ``name``.
@@ -89,7 +102,18 @@ def decode_image(
 
     Raises:
         NotAnImageError: not an image, an unsupported format, or a broken file.
-        ImageTooLargeError: more bytes or pixels than the limits.
+        ImageTooLargeError: more bytes, pixels or memory than the limits.
+    """
+    check_size(data, limits)
+    picture = decode_picture(data, limits, thumbnail=thumbnail)
+    return as_item(picture, data, name, source)
+
+
+def check_size(data: bytes, limits: Limits) -> None:
+    """Refuse what is not bytes, and a file beyond ``limits.file_bytes``.
+
+    Raises:
+        ImageError: with the sentence to show.
     """
     if not isinstance(data, bytes):
         raise NotAnImageError(f"an image is decoded from bytes, not from {type(data).__name__}")
@@ -98,27 +122,59 @@ def decode_image(
             f"the file has {len(data):,} bytes; the limit is {limits.file_bytes:,}; "
             "shrink the image or save it as JPEG"
         )
+
+
+def as_item(picture: Picture, data: bytes, name: str, source: str) -> ImageItem:
+    """The item of a decoded file, identified by the hash of its bytes."""
+    digest = hashlib.sha256(data).hexdigest()
+    return ImageItem(name, digest, picture.image, picture.thumbnail, picture.width, picture.height, source)
+
+
+def decode_picture(
+    data: bytes, limits: Limits, *, thumbnail: bool = True, reserve: Callable[[int], None] | None = None
+) -> Picture:
+    """Decode one file.
+
+    Args:
+        data: the whole file.
+        limits: ``pixels`` applies.
+        thumbnail: whether to make one.
+        reserve: called with an estimate of the memory in bytes, as soon as the size of the image is known
+            and before its pixels are decoded.
+
+    Raises:
+        NotAnImageError: as :func:`decode_image`.
+        ImageTooLargeError: as :func:`decode_image`.
+    """
     kind = detect_format(data)
     try:
-        image, size = _model_copy(data, kind, limits)
-        small = _thumbnail(image) if thumbnail else b""
+        check_structure(data, kind, limits)
+        image, size = _model_copy(data, kind, limits, reserve)
+        return Picture(image, _thumbnail(image) if thumbnail else b"", *size)
     except ImageError:
         raise
     except _BOMBS as error:
         raise ImageTooLargeError(
             f"the image is far beyond the limit of {limits.pixels:,} pixels; shrink it"
         ) from error
+    except MemoryError as error:
+        raise ImageTooLargeError(
+            "decoding it takes more memory than an image of its size should; save it again as JPEG or PNG"
+        ) from error
     except Exception as error:  # third-party boundary: codecs raise anything on hostile bytes
         raise NotAnImageError(
             f"the file starts like a {kind} image, but its {len(data):,} bytes are broken or "
             "cut off; save or download it again"
         ) from error
-    digest = hashlib.sha256(data).hexdigest()
-    return ImageItem(name, digest, image, small, *size, source)
 
 
-def _model_copy(data: bytes, kind: str, limits: Limits) -> tuple[Image.Image, tuple[int, int]]:
-    """The model copy and the (width, height) of the upright original."""
+def _open(
+    data: bytes, kind: str, limits: Limits, reserve: Callable[[int], None] | None
+) -> ImageFile.ImageFile:
+    """Read the header, and reserve the memory that the pixels will take."""
+    reserved = declared_pixels(data, kind)
+    if reserve and 0 < reserved <= limits.pixels:
+        reserve(decoding_bytes(kind, reserved, len(data)))
     file = _DECODERS[kind](io.BytesIO(data), "")
     width, height = file.size
     if width * height > limits.pixels:
@@ -126,6 +182,17 @@ def _model_copy(data: bytes, kind: str, limits: Limits) -> tuple[Image.Image, tu
             f"the image has {width:,} x {height:,} = {width * height:,} pixels; "
             f"the limit is {limits.pixels:,}; shrink it"
         )
+    if reserve and width * height > reserved:
+        reserve(decoding_bytes(kind, width * height, len(data)))
+    return file
+
+
+def _model_copy(
+    data: bytes, kind: str, limits: Limits, reserve: Callable[[int], None] | None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """The model copy and the (width, height) of the upright original."""
+    file = _open(data, kind, limits, reserve)
+    width, height = file.size
     size = _fit(width, height, shorter=MODEL_SIDE, longer=MODEL_LONG_SIDE)
     # A JPEG can decode at 1/2, 1/4 or 1/8 of its size; draft() stays above the copy's and keeps the colours.
     drafted = file.draft(None, size) if kind == "JPEG" else None
@@ -134,10 +201,10 @@ def _model_copy(data: bytes, kind: str, limits: Limits) -> tuple[Image.Image, tu
     icc = file.info.get("icc_profile")
     # First a box filter down to at least twice the copy: conversions become cheap, and the sharp filter of
     # the last step stays well sampled. (A JPEG's own filter does not need this margin.)
-    image = _averageable(file)
+    image = averageable(file)
     across, down = drafted[1][2:] if drafted else image.size  # without the padding of a drafted JPEG
     factors = max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1]))
-    image = _to_srgb(_on_white(image.reduce(factors)), icc)
+    image = to_srgb(on_white(image.reduce(factors)), icc)
     box = (0.0, 0.0, across / factors[0], down / factors[1])
     image = image.resize(size, Image.Resampling.LANCZOS, box=box)
     if turn is not None:
@@ -160,67 +227,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 - third-party boundary: Pillow parses a hostile EXIF block
         return 1
-
-
-def _averageable(image: Image.Image) -> Image.Image:
-    """Convert to a mode whose pixels can be averaged: L, RGB, CMYK or, with transparency, RGBA."""
-    if image.mode.startswith(("I", "F")):
-        return _grey_to_8_bits(image)
-    if image.has_transparency_data:
-        straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
-        return image.convert(straight).convert("RGBA")
-    return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
-
-
-def _grey_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit greys by their full range, 32-bit integers and floats by the range they use."""
-    low, high = 0.0, 65535.0
-    if not image.mode.startswith("I;16"):
-        low, high = math.inf, -math.inf
-        for _, band in _bands(image):
-            finite = np.isfinite(band)
-            low = min(low, float(band.min(where=finite, initial=math.inf)))
-            high = max(high, float(band.max(where=finite, initial=-math.inf)))
-        if low > high:
-            raise NotAnImageError("every pixel of the image is NaN or infinite; export it as 8-bit PNG")
-    grey = Image.new("L", image.size)
-    for top, band in _bands(image):
-        values = np.nan_to_num(band, nan=low, posinf=high, neginf=low)
-        scaled = np.rint((values - low) / ((high - low) or 1.0) * 255)
-        grey.paste(Image.fromarray(scaled.astype(np.uint8)), (0, top))
-    return grey
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """(top row, values) of bands of about a million pixels; the whole image would take 400 MB."""
-    rows = max(1, 1_000_000 // image.width)
-    for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        with np.errstate(invalid="ignore"):  # a float file may contain signalling NaNs
-            band = np.asarray(image.crop(box)).astype(np.float64)
-        yield top, band
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode != "RGBA":
-        return image
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(image, mask=image)
-    return canvas
-
-
-def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-    """Convert to sRGB; a profile that is broken or does not fit is ignored."""
-    if icc:
-        try:
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            if "sRGB" not in ImageCms.getProfileDescription(profile):
-                srgb = ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-                return converted or image.convert("RGB")
-        except Exception:  # noqa: BLE001, S110 - third-party boundary: the file brings its own colour profile
-            pass
-    return image.convert("RGB")
 
 
 def _thumbnail(image: Image.Image) -> bytes:

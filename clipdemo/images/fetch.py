@@ -22,7 +22,7 @@ from clipdemo.errors import (
 from clipdemo.images import connection
 from clipdemo.images.addresses import MAX_URL_LENGTH, Target
 from clipdemo.images.connection import CHUNK, INTERNET, MAX_CONNECTIONS, Budget, Network, PinnedConnection
-from clipdemo.images.decode import decode_image
+from clipdemo.images.pool import decode_image
 from clipdemo.limits import Limits
 from clipdemo.types import ImageItem
 from clipdemo.version import __version__

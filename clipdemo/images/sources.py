@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from clipdemo.errors import ArchiveError, ClipdemoError, ImageTooLargeError
-from clipdemo.images.decode import decode_image
+from clipdemo.images.pool import decode_image
 from clipdemo.limits import Limits
 from clipdemo.types import ImageItem, Rejected
 

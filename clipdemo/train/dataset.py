@@ -17,8 +17,8 @@ from PIL import Image
 from clipdemo.audit.footprint import ProgressCallback
 from clipdemo.errors import TrainingError
 from clipdemo.images import sources
-from clipdemo.images.decode import decode_image
 from clipdemo.images.locate import Locator
+from clipdemo.images.pool import decode_image
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.similarity import IntArray

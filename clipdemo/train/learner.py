@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clipdemo.errors import TrainingError
 from clipdemo.images import sources
-from clipdemo.images.decode import decode_image
+from clipdemo.images.pool import decode_image
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.models.trained import features as tower_features

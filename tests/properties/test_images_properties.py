@@ -1,12 +1,10 @@
 """Any bytes decode to an image within the documented bounds, or raise ImageError."""
 
-import io
-
-import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from pictures import encode, seed_files
+from PIL import Image
 
 from clipdemo.errors import ImageError
 from clipdemo.images.decode import decode_image
@@ -15,37 +13,7 @@ from clipdemo.limits import Limits
 LIMITS = Limits(pixels=4_000_000)  # a mutated header may declare a huge image, which would take seconds
 
 
-def encode(image, kind, **options):
-    buffer = io.BytesIO()
-    if kind == "HEIF":
-        pillow_heif.from_pillow(image).save(buffer, quality=60)
-    else:
-        image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def valid_files():
-    """Small files of every format, with and without EXIF and profile, in many modes."""
-    image = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
-    exif = Image.Exif()
-    exif[274] = 6
-    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    icc = icc.replace("sRGB".encode("utf-16-be"), "odd!".encode("utf-16-be"))
-    files = [encode(image, kind) for kind in ("GIF", "BMP", "HEIF", "MPO")]
-    for kind in ("JPEG", "PNG", "WEBP", "AVIF", "TIFF"):
-        files += [encode(image, kind), encode(image, kind, exif=exif, icc_profile=icc)]
-    for mode in ("1", "P", "LA", "CMYK", "I", "F", "I;16"):
-        files.append(encode(image.convert("L").convert(mode), "TIFF"))
-    for mode in ("RGBA", "P", "I;16"):
-        files.append(encode(image.convert("L" if mode == "I;16" else mode).convert(mode), "PNG"))
-    for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits"):
-        files.append(encode(image, "TIFF", compression=compression))
-    files.append(encode(image, "JPEG", progressive=True))
-    files.append(encode(image, "WEBP", lossless=True))
-    return files
-
-
-FILES = valid_files()
+FILES = seed_files()
 HARSH = st.sampled_from([b"\0", b"\xff", b"\x7f", b"\0\0\0\0", b"\xff\xff\xff\xff", b""])
 
 

@@ -12,11 +12,12 @@ from plain_encoder import SQUARES, PlainEncoder, Shelf, csv_of, scored, square_p
 from stand_in_network import World
 from tiny_checkpoints import COLOURS
 
+from clipdemo.audit import score
 from clipdemo.audit.footprint import Footprint
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.score import CHUNK, Plan, begin, score_table
 from clipdemo.errors import LedgerError
-from clipdemo.images import decode as images
+from clipdemo.images import pool
 from clipdemo.images.fetch import fetch_bytes
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
@@ -57,11 +58,16 @@ def test_an_image_first_named_by_unusable_rows_is_still_read_once(before, worker
 
 @pytest.mark.parametrize("thumbnails", [False, True])
 def test_thumbnails_are_made_only_if_asked_for(thumbnails, monkeypatch):
-    made = []
-    monkeypatch.setattr(images, "_thumbnail", lambda image: made.append(image.size) or b"jpeg")
+    decoded = []
+
+    def decode(*args, **options):
+        decoded.append(pool.decode_image(*args, **options))
+        return decoded[-1]
+
+    monkeypatch.setattr(score, "decode_image", decode)
     ledger = scored(table_of(MANY), PlainEncoder(), plan=Plan(Limits(), thumbnails=thumbnails))
-    assert len(made) == (len(SQUARES) if thumbnails else 0)
-    assert ledger.thumbnail(0) == (b"jpeg" if thumbnails else None)
+    assert [bool(item.thumbnail) for item in decoded] == [thumbnails] * len(SQUARES)
+    assert (ledger.thumbnail(0) in {item.thumbnail for item in decoded}) is thumbnails
 
 
 def test_an_unreadable_file_is_tried_once():
