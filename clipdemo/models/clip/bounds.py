@@ -76,7 +76,7 @@ def check_file(path: Path, name: str, checkpoint_id: str) -> None:
         limit = MAX_BY_KEY.get(key, MAX_NUMBER)
         if not math.isfinite(value) or abs(value) > limit:
             raise UnsupportedCheckpointError(
-                f"{checkpoint_id} asks for {key} = {value:.4g}, and clipdemo accepts at most {limit:,}; "
+                f"{checkpoint_id} asks for {key} = {value:,.10g}, and clipdemo accepts at most {limit:,}; "
                 "choose another checkpoint"
             )
     for config in (content, *(part for part in content.values() if isinstance(part, dict))):
