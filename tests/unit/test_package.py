@@ -80,6 +80,7 @@ PACKAGE = ROOT / "clipdemo"
 # Where each framework may be imported, so that nothing else waits for it or depends on its types.
 HOMES = {
     "streamlit": {"ui"},
+    "starlette": {"ui"},
     "torch": {"models.clip", "models.embedded", "models.trained", "models.load", "train"},
     "transformers": {"models.clip", "models.embedded", "models.trained"},
     "requests": {"images"},
