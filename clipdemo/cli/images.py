@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,19 +100,18 @@ def _captions(captions: list[str] | None, file: Path | None) -> list[str]:
     """Return the distinct captions of the options and of the file, in order."""
     texts = list(captions or [])
     if file:
+        name = escape_controls(str(file))
         try:
             with file.open("rb") as stream:  # may be a pipe, and never end
                 data = stream.read(_MAX_CAPTION_BYTES + 1)
             texts += data.decode("utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise typer.BadParameter(
-                f"{escape_controls(str(file))} cannot be read as UTF-8 text ({error})",
-                param_hint="--captions",
+                f"{name} cannot be read as UTF-8 text ({error})", param_hint="--captions"
             ) from error
         if len(data) > _MAX_CAPTION_BYTES:
             raise typer.BadParameter(
-                f"{escape_controls(str(file))} has more than {_MAX_CAPTION_BYTES:,} bytes; split it",
-                param_hint="--captions",
+                f"{name} has more than {_MAX_CAPTION_BYTES:,} bytes; split it", param_hint="--captions"
             )
     distinct = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if not distinct:
@@ -139,9 +140,15 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _print_csv(data: bytes) -> None:
-    """Print a table; a terminal gets it escaped, a file or another program as it is."""
+    """Print a table; a terminal gets every cell escaped, a file or another program the cells as they are."""
     text = data.decode("utf-8-sig")
-    typer.echo(text if sys.stdout.isatty() else text.encode(), nl=False)
+    if not sys.stdout.isatty():
+        typer.echo(text.encode(), nl=False)
+        return
+    out = io.StringIO(newline="")
+    rows = csv.reader(io.StringIO(text, newline=""))
+    csv.writer(out, lineterminator="\n").writerows(map(escape_controls, row) for row in rows)
+    typer.echo(out.getvalue(), nl=False)
 
 
 def _report_left_out(scored: ScoredImages) -> None:

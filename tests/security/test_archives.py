@@ -22,7 +22,8 @@ def entry(name, *, offset=0, packed=4, size=4, crc=0, method=0, flags=0x800, ext
     name = name if isinstance(name, bytes) else name.encode()
     fixed = struct.pack(
         "<4sHHHHHHIIIHHHHHII",
-        b"PK\x01\x02", 20, 20, flags, method, 0, 33, crc, packed, size, len(name), len(extra), 0, 0, 0, 0, offset,
+        b"PK\x01\x02", 20, 20, flags, method, 0, 33, crc, packed, size,
+        len(name), len(extra), 0, 0, 0, 0, offset,
     )  # fmt: skip
     return fixed + name + extra
 

@@ -49,6 +49,23 @@ def test_the_system_ends_a_child_that_takes_too_much_processor_time(tmp_path, mo
     assert status < 0  # by a signal
 
 
+def test_a_renewed_limit_of_time_leaves_that_of_memory(tmp_path, monkeypatch):
+    code = """
+import time
+child.limit(memory_bytes=100_000_000, cpu_seconds=1)
+child.limit_processor_time(30)
+few = bytearray(60_000_000)
+child.limit_processor_time(30)
+try:
+    bytearray(60_000_000)
+except MemoryError:
+    print("refused")
+while time.process_time() < 3:
+    pass
+"""
+    assert run(tmp_path, monkeypatch, code) == (0, b"refused\n")
+
+
 def test_a_child_cannot_write_files(tmp_path, monkeypatch):
     code = f"""
 import signal

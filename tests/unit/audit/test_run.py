@@ -160,7 +160,7 @@ def test_two_runs_cannot_write_the_same_output(place):
     ("changes", "error", "words"),
     [
         ({"table": "gone.csv"}, TableError, "no table"),
-        ({"table": "."}, TableError, "no table"),
+        ({"table": "."}, TableError, "not a regular file"),
         ({"output": "in.csv"}, OutputError, "is the table itself"),
         ({"output": "link.csv"}, OutputError, "is the table itself"),
         ({"report": "in.csv"}, OutputError, "is the table itself"),

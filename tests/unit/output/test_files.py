@@ -1,4 +1,6 @@
+import csv
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -75,6 +77,57 @@ def test_text_that_only_starts_like_a_number_is_escaped(cell):
 )
 def test_plain_numbers_and_words_are_unchanged(cell):
     assert files.escape_formula(cell) == cell
+
+
+@pytest.mark.parametrize(
+    ("cell", "guarded"),
+    [
+        ("x;=1+1;y", "x;'=1+1;y"),
+        ("x\t@SUM(A1)", "x\t'@SUM(A1)"),
+        ("x|+A1|-B1", "x|'+A1|'-B1"),
+        ("x\n=1", "x\n'=1"),
+        ("x\r\n  =1", "x\r\n'  =1"),
+        ("x;;=1", "x;;'=1"),
+        (";＝1", ";'＝1"),
+        ('x;"=1+1"', 'x;\'"=1+1"'),
+        ("=1;=2", "'=1;'=2"),
+        ("x;-1.5;+3e-5", "x;-1.5;+3e-5"),
+        ("a; b = c | d-e", "a; b = c | d-e"),
+        ("x, =1", "x, =1"),  # csv quotes a cell with a comma
+    ],
+)
+def test_formulas_are_guarded_where_a_spreadsheet_would_split_the_cell(cell, guarded):
+    assert files.escape_formula(cell) == guarded
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(
+    "cell", ["x;=1+1;y", "x\t=1", "x|=1", "x\n=1", "x\r=1", 'x;"=1+1";y', 'x";=1', '";=1;"']
+)
+def test_no_way_to_split_the_file_finds_a_formula(cell, delimiter):
+    """Read with quotes, as csv does, and without, as Excel does where another delimiter hides them."""
+    out = io.StringIO(newline="")
+    writer = files.CsvWriter(out, ["name", cell])
+    writer.write([cell, 0.5])
+    writer.write(["a", cell])
+    lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)", out.getvalue())
+    quoted = [field for row in csv.reader(lines, delimiter=delimiter) for field in row]
+    plain = re.split(f"[{delimiter}\r\n]", out.getvalue())
+    assert not [field for field in [*quoted, *plain] if field.lstrip(' "').startswith(("=", "+", "@"))]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_line_end_inside_a_cell_never_begins_a_row(line_end):
+    out = io.StringIO(newline="")
+    writer = files.CsvWriter(out, ["a"], line_end=line_end)
+    cells = ["x\ry", "x\ny", "x\r\ny", "\r\n", 'x"\r']
+    for cell in cells:
+        writer.write([cell])
+    assert [row[0].removeprefix("'") for row in csv.reader(io.StringIO(out.getvalue(), newline=""))] == [
+        "a",
+        *cells,
+    ]
+    assert out.getvalue().endswith(line_end)
 
 
 def test_rows_can_be_written_one_by_one():
