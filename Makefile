@@ -1,4 +1,4 @@
-.PHONY: help install run test lint lock bench build
+.PHONY: help install run test fuzz lint lock bench build
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -11,6 +11,13 @@ run:  ## start the app
 
 test:  ## run all tests, the linters among them
 	pytest
+
+fuzz:  ## the long forms of the security tests (an hour); figures for docs/security.md
+	python -m tests.security.fuzz_images
+	python -m tests.security.fuzz_tables
+	python -m tests.security.fuzz_checkpoints
+	python -m tests.security.kills
+	python -m tests.security.soak
 
 lint:  ## format, lint, check types and layers
 	ruff check --fix .
