@@ -1,9 +1,9 @@
 """The child process that reads a Parquet file, its standard input, and prints JSON lines.
 
-``python -m clipdemo.tables.parquet_reader MEMORY`` prints the columns and the number of rows, within so many
 ``python -m clipdemo.tables.parquet_reader MEMORY`` prints the columns and the number of rows, within so
 many bytes. With the number of a row it prints the rows from there on, each as ``[cells, problem]``, and "end"
 after the last. A file that cannot be read becomes ``{"error": sentence}``.
+"""
 
 from __future__ import annotations
 
