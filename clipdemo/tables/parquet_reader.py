@@ -1,8 +1,8 @@
 """The child process that reads a Parquet file, its standard input, and prints JSON lines.
 
-``python -m clipdemo.tables.parquet_reader`` prints the columns and the number of rows. With the number of a
-row it prints the rows from there on, each as ``[cells, problem]``, and "end" after the last. A file that
-cannot be read becomes ``{"error": sentence}``.
+``python -m clipdemo.tables.parquet_reader MEMORY`` prints the columns and the number of rows, within so
+many bytes. With the number of a row it prints the rows from there on, each as ``[cells, problem]``, and "end"
+after the last. A file that cannot be read becomes ``{"error": sentence}``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from clipdemo.errors import ClipdemoError, TableError
 from clipdemo.tables.content import MAX_CELL, MAX_COLUMNS, Record, check_header, shorten, unreadable
 from clipdemo.tables.typed import cell_text
 
-MEMORY_BYTES = 1_000_000_000  # measured on large tables: 0.5 GB, and 0.95 GB for one page of 180 MB
 CPU_SECONDS = 20  # of the metadata, and of as many rows as a batch may have
 MAX_VALUES = MAX_CELL // 3  # per row, on average: a list needs three characters for each, as in "0, "
 MAX_BYTES = 4 * MAX_CELL  # per row and column, on average; four is the longest character in UTF-8
@@ -178,10 +177,11 @@ def _translate_errors() -> Iterator[None]:
 
 def main(arguments: Sequence[str]) -> None:
     """Print the answer."""
-    child.limit(memory_bytes=MEMORY_BYTES, cpu_seconds=CPU_SECONDS)
+    memory, *start = map(int, arguments)
+    child.limit(memory_bytes=memory, cpu_seconds=CPU_SECONDS)
     out = sys.stdout.buffer
     try:
-        parts = answer(sys.stdin.buffer, int(arguments[0]) if arguments else None)
+        parts = answer(sys.stdin.buffer, start[0] if start else None)
         for number, part in enumerate(parts):
             if number % _BATCH_ROWS == 0:
                 child.limit_processor_time(CPU_SECONDS)

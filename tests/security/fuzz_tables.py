@@ -28,6 +28,7 @@ from clipdemo.images import sources
 from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.tables import parquet_reader
+from clipdemo.tables.parquet import MEMORY_BYTES
 from clipdemo.tables.table import open_table, read_columns
 from tests.security.fuzz_images import TOKENS, mutate
 
@@ -136,7 +137,7 @@ def work(kind: str, first: int, end: int) -> None:
     """Judge the mutants from ``first`` to ``end``; prints one line before and one after each."""
     make_seeds, read = KINDS[kind]
     seeds = list(make_seeds())
-    child.limit(memory_bytes=parquet_reader.MEMORY_BYTES, cpu_seconds=parquet_reader.CPU_SECONDS)
+    child.limit(memory_bytes=MEMORY_BYTES, cpu_seconds=parquet_reader.CPU_SECONDS)
     for number in range(first, end):
         child.limit_processor_time(parquet_reader.CPU_SECONDS)
         print(json.dumps({"number": number}), flush=True)

@@ -119,6 +119,25 @@ def test_pictures_inside_a_table_are_not_read():
     assert [row.cells for row in rows] == [("", "u", "c")] * 10
 
 
+def test_children_at_the_same_time_share_the_memory(monkeypatch):
+    texts = [f"{number} " + "x" * 100 for number in range(50_000)]
+    data = packed({"image": texts, "caption": texts})
+    table = open_table("t.parquet", lambda: io.BytesIO(data))
+    given, start = [], child.start
+
+    def counting(module, memory, *arguments, **options):
+        given.append(int(memory) // 1_000_000)
+        return start(module, memory, *arguments, **options)
+
+    monkeypatch.setattr(child, "start", counting)
+    readers = [table.rows() for _ in range(7)]
+    assert [next(rows).number for rows in readers] == [0] * 7
+    for rows in readers:
+        rows.close()
+    next(table.rows())
+    assert given == [1000, 1000, 500, 250, 125, 62, 60, 1000]
+
+
 def test_a_child_that_dies_becomes_one_sentence(monkeypatch):
     data = packed({"image": ["a"], "caption": ["b"]})
     table = open_uploaded_table("t", data, LIMITS)
