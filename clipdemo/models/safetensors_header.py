@@ -50,6 +50,8 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             raise ValueError("its header is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("its header is not a JSON object")
+    if not all(name.isprintable() for name in content):  # transformers prints them
+        raise ValueError("the name of a tensor has control characters")
     tensors = {name: _tensor(entry) for name, entry in content.items() if name != "__metadata__"}
     end = 0
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.start, tensor.end)):

@@ -65,6 +65,8 @@ def put(content, path, value):
         ("attn_implementation", "someone/kernel"),
         ("text_config._attn_implementation", "someone/kernel"),
         ("transformers_weights", "../other/model.safetensors"),
+        ("architectures", ["\x1b]0;owned\x07"]),
+        ("anything.\x9b2J", "text"),
     ],
 )
 def test_a_configuration_that_asks_for_absurd_things_is_refused(clip, path, value):
@@ -377,6 +379,7 @@ HEADERS = {
         b"{%b,%b}" % (2 * (b'"a":' + json.dumps(entry(0, 4)).encode(),)),
         bytes(4),
     ),
+    "escape sequence": safetensors({"\x1b]0;owned\x07": entry(0, 4)}, bytes(4)),
     "no object": safetensors(b"[]"),
     "deep": safetensors(b"[" * 100_000),
     "no text": safetensors(b"\xff\xfe"),

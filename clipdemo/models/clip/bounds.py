@@ -6,7 +6,9 @@ published checkpoints (ViT-bigG, SigLIP 2 giant, NaFlex) stay far below them.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,8 @@ MAX_BY_KEY = {
     "crop_size": MAX_PIXELS,
     "pad_size": MAX_PIXELS,
 }
+# In JSON text: what a terminal would obey where a library prints a setting.
+_CONTROL = re.compile(r"\\u00[01]|[\x7f-\x9f]")
 _VISION = ("vision_config", "vision_config_dict")
 # They make transformers import other packages, load code for layers from the hub, or read other files.
 _FOREIGN = (
@@ -72,6 +76,10 @@ def check_file(path: Path, name: str, checkpoint_id: str) -> None:
         ) from error
     if not isinstance(content, dict):
         raise CorruptCheckpointError(f"{name} of {checkpoint_id} is not a JSON object")
+    if _CONTROL.search(json.dumps(content, ensure_ascii=False)):
+        raise CorruptCheckpointError(
+            f"{name} of {checkpoint_id} has control characters; choose another checkpoint"
+        )
     for key, value in _numbers(content, ""):
         limit = MAX_BY_KEY.get(key, MAX_NUMBER)
         if not math.isfinite(value) or abs(value) > limit:
