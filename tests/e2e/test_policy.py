@@ -22,6 +22,9 @@ def test_no_page_breaks_the_policy(app, page):
     page.locator("input[type=file]").first.set_input_files(upload)
     page.get_by_text(", 1 of your own").wait_for()
     page.get_by_text("Camera", exact=True).click()
+    # The camera has a picture.
+    page.wait_for_function("() => document.querySelector('video')?.readyState === 4")
+    settled(page)
     page.get_by_role("button", name="Take Photo").click()
     page.get_by_text(", 2 of your own").wait_for()
     for name in ("Matrix", "Compare", "Audit", "About"):

@@ -31,7 +31,7 @@ from websockets.exceptions import ConnectionClosed
 from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.ui.server import EXPIRY_SECONDS
 
-TTL = 5  # seconds that a session of a visitor who left is kept here; 120 by default
+TTL = 2  # seconds that a session of a visitor who left is kept here; 120 by default
 SECONDS = 240.0  # that one thing may take
 AT_ONCE = 40
 KINDS = 5  # of what visitors do
@@ -71,7 +71,7 @@ def left(process: subprocess.Popen[bytes], temporary: Path) -> Left:
 
 def settle(process: subprocess.Popen[bytes], temporary: Path, descriptors: int) -> Left:
     """Wait until the sessions have expired, which the count of open files tells."""
-    until = time.monotonic() + 3 * (TTL + EXPIRY_SECONDS)
+    until = time.monotonic() + 3 * (TTL + EXPIRY_SECONDS) + 60
     now = left(process, temporary)
     while now.descriptors > descriptors + SLACK["descriptors"] and time.monotonic() < until:
         time.sleep(1)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from browsing import ROOT, free_port, running_server
@@ -50,6 +51,12 @@ def address(tmp_path_factory, canary):
     }
     with running_server(tmp_path_factory.mktemp("server") / "log", **settings) as (where, _):
         yield where
+
+
+def run(coroutine):
+    """Run it in a thread of its own: a browser of other tests may have an event loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, coroutine).result()
 
 
 def get(address, path, method="GET", host=None):
@@ -136,7 +143,7 @@ def known(*messages):
     async def receive():
         return coming.pop(0)
 
-    asyncio.run(KnownMessages(app)({"type": "websocket"}, receive, None))
+    run(KnownMessages(app)({"type": "websocket"}, receive, None))
     return received
 
 
@@ -173,7 +180,7 @@ def upload(monkeypatch):
         middleware = UploadQuota(app)
         scope = {"type": "http", "method": "PUT", "path": f"/base/_stcore/upload_file/{session}/file"}
         try:
-            asyncio.run(middleware(scope, receive, None))
+            run(middleware(scope, receive, None))
         finally:
             assert not middleware._arriving
         return len(arrived)
