@@ -50,7 +50,7 @@ def start(
     inherited = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     paths = os.pathsep.join([_PACKAGES, *(path for path in sys.path if path and path != _PACKAGES)])
     return subprocess.Popen(  # noqa: S603 - this Python, and a module of this package
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-P", "-m", module, *arguments],  # -P: without modules of the current folder
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

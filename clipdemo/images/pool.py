@@ -217,9 +217,15 @@ class _Pool:
         try:
             worker = self._usable(worker)
             return worker.decode(data, limits, self._budget, thumbnail=thumbnail)
+        except ImageError:
+            raise
         except (OSError, ValueError, KeyError, RecursionError, MemoryError) as error:
             lost, worker = worker, None
             raise self._drop(lost) from error
+        except BaseException:  # Ctrl+C in the middle of an answer: the rest would be read as the next one
+            self._drop(worker)
+            worker = None
+            raise
         finally:
             self._idle.put(worker)
 

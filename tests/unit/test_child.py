@@ -89,6 +89,13 @@ def test_a_child_inherits_neither_secrets_nor_the_terminal(tmp_path, monkeypatch
     assert not {"HF_TOKEN", "HTTPS_PROXY"} & environment.keys()
 
 
+def test_a_child_runs_no_module_of_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/json.py").write_text("print('taken over')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert run(tmp_path, monkeypatch, "import json; print(json.dumps(1))") == (0, b"1\n")
+
+
 def test_a_child_reads_what_it_is_given(tmp_path, monkeypatch):
     code = "import sys; print(len(sys.stdin.buffer.read()))"
     assert run(tmp_path, monkeypatch, code, b"x" * MB) == (0, b"1000000\n")

@@ -142,6 +142,23 @@ def test_a_worker_that_was_taken_over_is_not_believed(answer, monkeypatch, tmp_p
     fresh.close()
 
 
+def test_an_interrupt_in_the_middle_of_an_answer_leaves_no_rest_of_it(monkeypatch):
+    fresh = pool._Pool()
+    fresh.decode(saved(size=(30, 20)), Limits(), thumbnail=True)
+    (worker,) = fresh._alive
+    read = worker._read
+
+    def interrupted(count):
+        read(min(count, 10))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "_read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fresh.decode(saved(size=(300, 200)), Limits(), thumbnail=True)
+    assert fresh.decode(saved(size=(31, 21)), Limits(), thumbnail=True).width == 31
+    fresh.close()
+
+
 def test_a_large_request_is_not_overtaken():
     budget, order = pool._Budget(100), []
     started = threading.Barrier(2)
