@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from typing import TextIO
 
-# C0 and C1 controls (escape sequences begin with them), line separators, overrides of the writing direction,
-# and halves of surrogate pairs, which no terminal can print.
-_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 and C1 controls (escape sequences begin with them), line separators, marks and overrides of the writing
+# direction, the byte order mark, and halves of surrogate pairs, which no terminal can print.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
@@ -39,6 +42,11 @@ class EscapingStream:
         self._stream.write(escape_controls(text, keep="\n\t"))
         return len(text)
 
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write the escaped lines."""
+        for line in lines:
+            self.write(line)
+
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
@@ -51,7 +59,17 @@ def escape_logs() -> None:
 
     def create_escaped(*args: object, **kwargs: object) -> logging.LogRecord:
         record = create(*args, **kwargs)
-        record.msg, record.args = escape_controls(record.getMessage(), keep="\n\t"), ()
+        try:
+            message = record.getMessage()
+        except (
+            TypeError,
+            ValueError,
+            KeyError,
+        ):  # arguments that do not fit: left to handlers
+            return record
+        escaped = escape_controls(message, keep="\n\t")
+        if escaped != message:  # else the arguments stay, which some formatters need
+            record.msg, record.args = escaped, ()
         if record.exc_info and record.exc_info[0]:
             trace = logging.Formatter().formatException(record.exc_info)
             record.exc_text = escape_controls(trace, keep="\n\t")  # handlers print this text if there is one

@@ -146,6 +146,7 @@ def _print_csv(data: bytes) -> None:
         typer.echo(text.encode(), nl=False)
         return
     out = io.StringIO(newline="")
+    csv.field_size_limit(len(text) + 1)  # a caption may be longer than the default allows
     rows = csv.reader(io.StringIO(text, newline=""))
     csv.writer(out, lineterminator="\n").writerows(map(escape_controls, row) for row in rows)
     typer.echo(out.getvalue(), nl=False)

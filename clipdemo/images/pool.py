@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -37,6 +38,7 @@ MAX_LINE: Final = 4_096
 MAX_THUMBNAIL: Final = 1_000_000
 _OUT_OF_TIME: Final = -getattr(signal, "SIGXCPU", 0) or None  # exit status; Windows has no such signal
 
+_log = logging.getLogger(__name__)
 _DEFAULT_LIMITS = Limits()
 # One WebP of 50 megapixels at a time, or several photographs of the usual size.
 BUDGET: Final = decoding_bytes("WebP", _DEFAULT_LIMITS.pixels, _DEFAULT_LIMITS.file_bytes)
@@ -106,6 +108,13 @@ class _Worker:
     process: subprocess.Popen[bytes] = field(default_factory=lambda: child.start("clipdemo.images.worker"))
     tasks: int = 0
     late: bool = False
+
+    def is_ready(self) -> bool:
+        """Wait for its first line."""
+        try:
+            return self._ask() == {"ready": True}
+        except (OSError, ValueError, RecursionError):
+            return False
 
     def decode(self, data: bytes, limits: Limits, budget: _Budget, *, thumbnail: bool) -> Picture:
         """Send one file and read the answer.
@@ -216,18 +225,20 @@ class _Pool:
         worker = self._idle.get()
         try:
             worker = self._usable(worker)
+            return self._decode_with(worker, data, limits, thumbnail=thumbnail)
+        finally:
+            self._idle.put(worker)  # one that was lost is replaced when its turn comes
+
+    def _decode_with(self, worker: _Worker, data: bytes, limits: Limits, *, thumbnail: bool) -> Picture:
+        try:
             return worker.decode(data, limits, self._budget, thumbnail=thumbnail)
         except ImageError:
             raise
         except (OSError, ValueError, KeyError, RecursionError, MemoryError) as error:
-            lost, worker = worker, None
-            raise self._drop(lost) from error
+            raise self._drop(worker) from error
         except BaseException:  # Ctrl+C in the middle of an answer: the rest would be read as the next one
             self._drop(worker)
-            worker = None
             raise
-        finally:
-            self._idle.put(worker)
 
     def close(self) -> None:
         """End all workers and refuse further work."""
@@ -251,17 +262,24 @@ class _Pool:
         with self._guard:
             if self._closed:
                 raise ImageError("clipdemo is stopping")
-            if worker is None:
-                worker = _Worker()
-                self._alive.add(worker)
+        return worker or self._start()
+
+    def _start(self) -> _Worker:
+        broken = "images cannot be decoded now: the process for it does not start on this machine"
+        try:
+            worker = _Worker()
+        except OSError as error:
+            raise ImageError(f"{broken} ({error.strerror})") from error
+        with self._guard:
+            self._alive.add(worker)
+        if not worker.is_ready():
+            self._drop(worker)
+            _log.error("%s; try: python -m clipdemo.images.worker", broken)
+            raise ImageError(broken)
         return worker
 
-    def _drop(self, worker: _Worker | None) -> ImageError:
+    def _drop(self, worker: _Worker) -> ImageError:
         """End a worker; returns the verdict on an image that it was decoding."""
-        if worker is None:  # its process could not be started
-            return ImageError(
-                "the image cannot be decoded now: the system refuses another process; try later"
-            )
         with self._guard:
             self._alive.discard(worker)
         return worker.end()

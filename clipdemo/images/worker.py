@@ -1,8 +1,8 @@
 """The child process that decodes images for :mod:`clipdemo.images.pool`, one after the other.
 
-For each image it reads one line of JSON and the file's bytes from standard input, and writes one line of JSON
-to standard output, followed by the pixels and the thumbnail. In between it may ask for memory once the size
-of the image is known: ``{"need": bytes}``, answered by an empty line.
+It first says that it is ready. For each image it reads one line of JSON and the file's bytes from standard
+input, and writes one line of JSON to standard output, followed by the pixels and the thumbnail. In between it
+may ask for memory once the size of the image is known: ``{"need": bytes}``, answered by an empty line.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Decode until the parent closes the pipe."""
     while line := requests.readline():
         task = json.loads(line)
+        # Before the file is read: the limit of the task before may be too low for it.
+        child.limit(memory_bytes=decoding_bytes("", 0, task["size"]), cpu_seconds=HEADER_SECONDS)
         data = requests.read(task["size"])
-        child.limit(memory_bytes=decoding_bytes("", 0, len(data)), cpu_seconds=HEADER_SECONDS)
         _decode(data, task, requests, answers)
 
 
@@ -73,6 +74,7 @@ def main() -> None:
     pillow_heif.options.DECODE_THREADS = 1
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _send(answers, {"ready": True})
     serve(sys.stdin.buffer, answers)
 
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-MEGABYTE = 1_000_000
+from clipdemo.limits import MEGABYTE
+
 MAX_CONFIG_BYTES = 2 * MEGABYTE  # real configurations have a few kilobytes
 MAX_TOKENIZER_BYTES = 100 * MEGABYTE  # tokenizer.json of SigLIP 2 has 34 MB
 MAX_INDEX_BYTES = 10 * MEGABYTE

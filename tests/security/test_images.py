@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import struct
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -127,8 +128,10 @@ def test_a_busy_worker_runs_out_of_processor_time(fresh_pool):
     os.kill(worker.process.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(pool.decode_image, photo, "x")
-        while worker.tasks < 2:
-            pass
+        for _ in range(600):
+            if worker.tasks == 2:
+                break
+            time.sleep(0.05)
         os.kill(worker.process.pid, signal.SIGXCPU)  # what the system sends at the limit
         os.kill(worker.process.pid, signal.SIGCONT)
         with pytest.raises(ImageTooLargeError, match="takes far longer"):
@@ -150,8 +153,8 @@ def test_one_attack_does_not_stop_the_others():
 
 
 def test_mutants_of_every_format_are_images_or_errors_of_ours(tmp_path):
-    verdicts, slowest, findings = fuzz(3_000, tmp_path)
+    verdicts, slowest, findings = fuzz(2_000, tmp_path)
     assert not findings
-    assert sum(verdicts.values()) == 3_000
+    assert sum(verdicts.values()) == 2_000
     assert verdicts["image"] > 100
-    assert slowest < 60  # a hang, on any machine
+    assert slowest < 30  # a hang, on any machine

@@ -7,8 +7,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +20,21 @@ from clipdemo.errors import ImageError, ImageTooLargeError, NotAnImageError
 from clipdemo.images import decode, pool
 from clipdemo.limits import Limits
 
+READY = b'{"ready": true}\n'
+
 
 def saved(kind="JPEG", size=(640, 480), **options):
     buffer = io.BytesIO()
     Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("waited for 30 seconds")
 
 
 def same(one, two):
@@ -130,7 +142,8 @@ def test_workers_are_replaced_after_many_tasks(monkeypatch):
 )
 def test_a_worker_that_was_taken_over_is_not_believed(answer, monkeypatch, tmp_path):
     (tmp_path / "liar.py").write_text(
-        f"import sys\nsys.stdout.buffer.write({answer!r})\nsys.stdout.flush()\nsys.stdin.buffer.read()\n"
+        f"import sys\nsys.stdout.buffer.write({READY + answer!r})\nsys.stdout.flush()\n"
+        "sys.stdin.buffer.read()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     start = pool.child.start
@@ -161,7 +174,6 @@ def test_an_interrupt_in_the_middle_of_an_answer_leaves_no_rest_of_it(monkeypatc
 
 def test_a_large_request_is_not_overtaken():
     budget, order = pool._Budget(100), []
-    started = threading.Barrier(2)
 
     def take(nbytes, name):
         with budget.reserve(nbytes):
@@ -170,12 +182,10 @@ def test_a_large_request_is_not_overtaken():
     with budget.reserve(60):
         large = threading.Thread(target=take, args=(90, "large"))
         large.start()
-        while not budget._waiting:
-            pass
+        wait_until(lambda: len(budget._waiting) == 1)
         small = threading.Thread(target=take, args=(10, "small"))
         small.start()
-        while len(budget._waiting) < 2:
-            pass
+        wait_until(lambda: len(budget._waiting) == 2)
         assert order == []
     large.join()
     small.join()
@@ -183,7 +193,29 @@ def test_a_large_request_is_not_overtaken():
     with budget.reserve(10**12):  # more than there is: everything
         assert budget._free == 0
     assert budget._free == 100
-    del started
+
+
+def test_a_worker_that_does_not_start_is_not_blamed_on_the_image(monkeypatch, caplog):
+    start = pool.child.start
+    monkeypatch.setattr(pool.child, "start", lambda _: start("no_such_module"))
+    fresh = pool._Pool()
+    with pytest.raises(ImageError, match="does not start on this machine"):
+        fresh.decode(saved(), Limits(), thumbnail=True)
+    assert "python -m clipdemo.images.worker" in caplog.text
+    monkeypatch.undo()
+    assert fresh.decode(saved(), Limits(), thumbnail=True).width == 640
+    fresh.close()
+
+
+def test_a_large_file_follows_a_small_one():
+    noise = np.random.default_rng(0).integers(0, 255, (3_600, 3_600, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "BMP")
+    big = buffer.getvalue() + bytes(80_000_000)
+    fresh, limits = pool._Pool(), Limits(file_bytes=200_000_000)
+    fresh.decode(saved(), limits, thumbnail=False)
+    assert fresh.decode(big, limits, thumbnail=False).width == 3_600
+    fresh.close()
 
 
 def test_a_closed_pool_ends_its_workers_and_refuses_work():
@@ -203,13 +235,13 @@ def test_closing_ends_a_worker_in_the_middle_of_an_image():
     os.kill(worker.process.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(fresh.decode, saved(), Limits(), thumbnail=False)
-        while worker.tasks < 2:
-            pass
+        wait_until(lambda: worker.tasks == 2)
         fresh.close()
         with pytest.raises(ImageError):
             waiting.result(timeout=30)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="processes are read from /proc")
 def test_workers_end_with_their_parent():
     code = (
         "import io, os, signal\nfrom PIL import Image\nfrom clipdemo.images import pool\n"
