@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from clipdemo.errors import SettingError
 from clipdemo.escape import escape_logs
 from clipdemo.images import pool
 from clipdemo.limits import Limits
+from clipdemo.memory import give_back
 from clipdemo.ui.headers import SecurityHeaders
 from clipdemo.ui.quota import UploadQuota
 
@@ -112,7 +112,7 @@ async def _expire_sessions() -> None:
             # They are part of reference cycles, and full collections are rare: see postScriptGC.
             expired.clear()
             del session
-            await asyncio.to_thread(gc.collect)
+            await asyncio.to_thread(give_back)
 
 
 def _end_in_time(signal_number: int) -> None:

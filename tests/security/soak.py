@@ -76,7 +76,8 @@ def settle(process: subprocess.Popen[bytes], temporary: Path, descriptors: int) 
     while now.descriptors > descriptors + SLACK["descriptors"] and time.monotonic() < until:
         time.sleep(1)
         now = left(process, temporary)
-    return now
+    time.sleep(5)  # the collector runs after the files are closed
+    return left(process, temporary)
 
 
 def visit(address: str, number: int, own: tuple[str, str], right: crowd.Answers) -> str:
