@@ -159,33 +159,6 @@ def test_an_interrupt_in_the_middle_of_an_answer_leaves_no_rest_of_it(monkeypatc
     fresh.close()
 
 
-def test_a_large_request_is_not_overtaken():
-    budget, order = pool._Budget(100), []
-    started = threading.Barrier(2)
-
-    def take(nbytes, name):
-        with budget.reserve(nbytes):
-            order.append(name)
-
-    with budget.reserve(60):
-        large = threading.Thread(target=take, args=(90, "large"))
-        large.start()
-        while not budget._waiting:
-            pass
-        small = threading.Thread(target=take, args=(10, "small"))
-        small.start()
-        while len(budget._waiting) < 2:
-            pass
-        assert order == []
-    large.join()
-    small.join()
-    assert order == ["large", "small"]
-    with budget.reserve(10**12):  # more than there is: everything
-        assert budget._free == 0
-    assert budget._free == 100
-    del started
-
-
 def test_a_closed_pool_ends_its_workers_and_refuses_work():
     fresh = pool._Pool()
     fresh.decode(saved(), Limits(), thumbnail=False)
