@@ -10,9 +10,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+_PARENT = "CLIPDEMO_PARENT"  # variable with the parent's process id, for its children
+_WATCH_SECONDS = 2
 _PACKAGES = str(Path(__file__).resolve().parent.parent)
 # Everything else stays behind: tokens and passwords of the host are none of a codec's business.
 _PASSED_ON = (
@@ -37,9 +43,9 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Run ``python -m module`` as a child whose standard output is a pipe.
 
-    The module calls :func:`limit` before it reads anything untrusted. Interrupts from the keyboard go to the
-    parent alone; a child ends when its standard input does. Its standard error is discarded: libraries print
-    parts of files there.
+    The module calls :func:`limit` before it reads anything untrusted; from then on, it ends within seconds of
+    its parent, however that ends (except on Windows). Interrupts from the keyboard go to the parent alone.
+    Its standard error is discarded: libraries print parts of files there.
 
     Args:
         module: name of the module with a ``__main__`` block.
@@ -54,9 +60,37 @@ def start(
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**inherited, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **(environment or {})},
+        env={
+            **inherited,
+            "PYTHONPATH": paths,
+            "OMP_NUM_THREADS": "1",
+            _PARENT: str(os.getpid()),
+            **(environment or {}),
+        },
         start_new_session=True,
     )
+
+
+@contextmanager
+def deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+    """End a child if the block takes longer than ``seconds``; called in the parent.
+
+    Yields:
+        An event that is set if the deadline ended the child.
+    """
+    struck = threading.Event()
+
+    def strike() -> None:
+        struck.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, strike)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield struck
+    finally:
+        timer.cancel()
 
 
 def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
@@ -74,6 +108,7 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
         return
     import resource
 
+    _end_with_parent()
     limit_processor_time(cpu_seconds)
     _set_soft_limit(resource.RLIMIT_CORE, 0)
     _set_soft_limit(resource.RLIMIT_FSIZE, 0)
@@ -93,6 +128,19 @@ def limit_processor_time(seconds: int) -> None:
 
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     _set_soft_limit(resource.RLIMIT_CPU, int(used) + 1 + seconds)
+
+
+def _end_with_parent() -> None:
+    """Watch the parent from a thread, once; a system's death signal would follow the thread that forked."""
+    parent = os.environ.pop(_PARENT, None)
+    if parent:
+        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
 
 
 def _set_soft_limit(kind: int, value: int) -> None:

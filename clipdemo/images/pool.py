@@ -15,9 +15,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, LifoQueue
 from typing import IO, Final
@@ -25,6 +23,7 @@ from typing import IO, Final
 from PIL import Image
 
 from clipdemo import child
+from clipdemo.budget import Budget
 from clipdemo.errors import ImageError, ImageTooLargeError, NotAnImageError
 from clipdemo.images.decode import MODEL_LONG_SIDE, Picture, as_item, check_size
 from clipdemo.images.structure import decoding_bytes
@@ -75,39 +74,13 @@ def close() -> None:
     _POOL.close()
 
 
-class _Budget:
-    """Bytes that may be in use at a time; first come, first served, so that a large request gets its turn."""
-
-    def __init__(self, nbytes: int) -> None:
-        self._free = self._size = nbytes
-        self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
-
-    @contextmanager
-    def reserve(self, nbytes: int) -> Iterator[None]:
-        """Wait for ``nbytes``, or for everything if that is less, and use them in the block."""
-        nbytes, ticket = min(nbytes, self._size), object()
-        with self._changed:
-            self._waiting.append(ticket)
-            self._changed.wait_for(lambda: self._waiting[0] is ticket and self._free >= nbytes)
-            self._waiting.popleft()
-            self._free -= nbytes
-            self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += nbytes
-                self._changed.notify_all()
-
-
 @dataclass(eq=False)
 class _Worker:
     """One child process, used by one thread at a time."""
 
     process: subprocess.Popen[bytes] = field(default_factory=lambda: child.start("clipdemo.images.worker"))
     tasks: int = 0
-    late: bool = False
+    late: threading.Event = field(default_factory=threading.Event)  # of the last deadline
 
     def is_ready(self) -> bool:
         """Wait for its first line."""
@@ -116,7 +89,7 @@ class _Worker:
         except (OSError, ValueError, RecursionError):
             return False
 
-    def decode(self, data: bytes, limits: Limits, budget: _Budget, *, thumbnail: bool) -> Picture:
+    def decode(self, data: bytes, limits: Limits, budget: Budget, *, thumbnail: bool) -> Picture:
         """Send one file and read the answer.
 
         Raises:
@@ -138,7 +111,7 @@ class _Worker:
         for pipe in self._pipes():
             with suppress(OSError):  # closing sends what the process did not read
                 pipe.close()
-        if self.late or status == _OUT_OF_TIME:
+        if self.late.is_set() or status == _OUT_OF_TIME:
             return ImageTooLargeError(
                 "decoding it takes far longer than an image of its size should; save it again as JPEG or PNG"
             )
@@ -152,7 +125,7 @@ class _Worker:
 
     def _ask(self, *parts: bytes) -> dict[str, object]:
         stdin, stdout = self._pipes()
-        with self._deadline():
+        with child.deadline(self.process, DEADLINE_SECONDS) as self.late:
             for part in parts:
                 stdin.write(part)
             stdin.flush()
@@ -176,7 +149,7 @@ class _Worker:
             raise ValueError("impossible sizes")
         if not 1 <= width * height <= limits.pixels:
             raise ValueError("impossible image")
-        with self._deadline():
+        with child.deadline(self.process, DEADLINE_SECONDS) as self.late:
             pixels = self._read(3 * size[0] * size[1])
             small = self._read(length)
         return Picture(Image.frombytes("RGB", size, pixels), small, width, height)
@@ -187,27 +160,12 @@ class _Worker:
             raise ValueError("cut off")
         return data
 
-    @contextmanager
-    def _deadline(self) -> Iterator[None]:
-        """End the process if the block takes too long."""
-        timer = threading.Timer(DEADLINE_SECONDS, self._expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def _expire(self) -> None:
-        self.late = True
-        self.process.kill()
-
 
 class _Pool:
     """Workers, started when they are needed for the first time."""
 
     def __init__(self) -> None:
-        self._budget = _Budget(BUDGET)
+        self._budget = Budget(BUDGET)
         # None stands for a worker that is not started; the one used last is taken first.
         self._idle: LifoQueue[_Worker | None] = LifoQueue()
         for _ in range(WORKERS):

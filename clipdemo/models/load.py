@@ -205,11 +205,13 @@ def _load_snapshot(
     name: str, snapshot: hub.Snapshot, device: str, gate: MemoryGate | None, *, typed: bool
 ) -> Encoder:
     check_files(snapshot.folder, name)
-    beside = memory.FIRST_USE if typed else 0  # of the child process that tries it
-    device = _admit(name, lambda itemsize: weight_bytes(snapshot.folder, itemsize) + beside, device, gate)
-    if typed:
+    if typed:  # before it is admitted: a trial takes minutes, in which others may load
+        size = weight_bytes(snapshot.folder, 4)
+        if gate:
+            gate.refuse_if_hopeless(name, size + memory.FIRST_USE)  # of the child
         hub.note_use(snapshot)
-        try_in_child(snapshot.folder, name, weight_bytes(snapshot.folder, 4))
+        try_in_child(snapshot.folder, name, size)
+    device = _admit(name, partial(weight_bytes, snapshot.folder), device, gate)
     from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 
     fingerprint = hashlib.sha256(f"{name}@{snapshot.revision}".encode()).hexdigest()

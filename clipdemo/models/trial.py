@@ -7,10 +7,11 @@ library that crashes. A checkpoint that passes is loaded into the server afterwa
 from __future__ import annotations
 
 import json
+import math
 import sys
-import threading
 import time
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from clipdemo import child, memory
@@ -22,9 +23,11 @@ START_SECONDS = 60  # to import the frameworks and to run
 BYTES_PER_SECOND = 50 * MEGABYTE  # from the disk
 SLOWDOWN = 3  # wall clock of a busy machine by processor time
 MAX_ANSWER = 10_000
+RETRY_SECONDS = 600  # a checkpoint that failed is tried again only after this time
 PASS_BYTES = 500 * MEGABYTE  # of buffers and of the frameworks, in addition to `memory.need`
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = Lock()
 _PASSED: set[Path] = set()  # a snapshot never changes
+_FAILED: dict[str, tuple[float, str]] = {}  # when, and the sentence, by name
 
 # Long, without spaces, of spaces, with marks that normalization moves, with special tokens.
 _CAPTIONS = (
@@ -52,30 +55,41 @@ def try_in_child(folder: Path, checkpoint_id: str, weight_bytes: int) -> None:
     with _ONE_AT_A_TIME:
         if folder in _PASSED:
             return
-        memory_bytes = memory.need(weight_bytes) + PASS_BYTES
-        seconds = START_SECONDS + weight_bytes // BYTES_PER_SECOND
-        task = {
-            "folder": str(folder),
-            "id": checkpoint_id,
-            "memory_bytes": memory_bytes,
-            "cpu_seconds": seconds,
-        }
-        answer = _ask_child(task, SLOWDOWN * seconds)
-        reason = answer.get("reason")
-        if isinstance(reason, str):
-            raise CheckpointError("".join(sign for sign in reason if sign.isprintable())[:500])
-        taken = answer.get("seconds")
-        if not isinstance(taken, int | float):
-            raise UnsupportedCheckpointError(
-                f"{checkpoint_id} did not pass its trial: it crashed, or took more than "
-                f"{format_bytes(memory_bytes)} or {seconds:.0f} seconds; choose another checkpoint"
-            )
-        if not 0 <= taken <= MAX_PASS_SECONDS:
-            raise UnsupportedCheckpointError(
-                f"{checkpoint_id} takes {taken:.0f} seconds for one image or caption, and this server allows "
-                f"{MAX_PASS_SECONDS:.0f}; choose a smaller checkpoint"
-            )
+        failed_at, reason = _FAILED.get(checkpoint_id, (-math.inf, ""))
+        if time.monotonic() < failed_at + RETRY_SECONDS:
+            raise UnsupportedCheckpointError(f"{reason} (it can be tried again in some minutes)")
+        try:
+            _try(folder, checkpoint_id, weight_bytes)
+        except CheckpointError as error:
+            _FAILED[checkpoint_id] = time.monotonic(), str(error)
+            raise
         _PASSED.add(folder)
+
+
+def _try(folder: Path, checkpoint_id: str, weight_bytes: int) -> None:
+    memory_bytes = memory.need(weight_bytes) + PASS_BYTES
+    seconds = START_SECONDS + weight_bytes // BYTES_PER_SECOND
+    task = {
+        "folder": str(folder),
+        "id": checkpoint_id,
+        "memory_bytes": memory_bytes,
+        "cpu_seconds": seconds,
+    }
+    answer = _ask_child(task, SLOWDOWN * seconds)
+    reason = answer.get("reason")
+    if isinstance(reason, str):
+        raise CheckpointError(reason[:500])
+    taken = answer.get("seconds")
+    if not isinstance(taken, int | float):
+        raise UnsupportedCheckpointError(
+            f"{checkpoint_id} did not pass its trial: it crashed, or took more than "
+            f"{format_bytes(memory_bytes)} or {seconds:.0f} seconds; choose another checkpoint"
+        )
+    if not 0 <= taken <= MAX_PASS_SECONDS:
+        raise UnsupportedCheckpointError(
+            f"{checkpoint_id} takes {taken:.0f} seconds for one image or caption, and this server allows "
+            f"{MAX_PASS_SECONDS:.0f}; choose a smaller checkpoint"
+        )
 
 
 def _ask_child(task: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -85,16 +99,14 @@ def _ask_child(task: dict[str, Any], seconds: float) -> dict[str, Any]:
     with child.start(__name__, environment=offline) as process:
         assert process.stdin is not None  # noqa: S101 - for the type checker
         assert process.stdout is not None  # noqa: S101
-        deadline = threading.Timer(seconds, process.kill)
-        deadline.start()
         try:
-            process.stdin.write(json.dumps(task).encode())
-            process.stdin.close()
-            output = process.stdout.read(MAX_ANSWER)
+            with child.deadline(process, seconds):
+                process.stdin.write(json.dumps(task).encode())
+                process.stdin.close()
+                output = process.stdout.read(MAX_ANSWER)
         except OSError:  # it ended before it read its task
             pass
         finally:
-            deadline.cancel()
             process.kill()
     try:
         answer = json.loads(output)

@@ -11,37 +11,35 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import closing
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 from clipdemo import child
+from clipdemo.budget import Budget
 from clipdemo.errors import TableError
 from clipdemo.tables.content import MAX_COLUMNS, MAX_ROW, Content, Opener, Record, unreadable
 from clipdemo.tables.typed import cell_text
 
 _READER = "clipdemo.tables.parquet_reader"
 # Bytes for a child: measured on large tables 0.5 GB, and 0.95 GB for one page of 180 MB.
-MEMORY_BYTES, _LEAST_BYTES = 1_000_000_000, 60_000_000
-_running: set[subprocess.Popen[bytes]] = set()
+MEMORY_BYTES = 1_000_000_000
+_BUDGET = Budget(2 * MEMORY_BYTES)  # two at a time; others wait, seconds for each slice
 # Else pyarrow's allocator takes 1 GB before it needs any, which counts against the limit.
 _ENVIRONMENT = {"MIMALLOC_ARENA_EAGER_COMMIT": "0"}
 _MAX_LINE = 6 * MAX_ROW + 20 * MAX_COLUMNS  # bytes: six for an escaped character
-# The child of a small table ends at once, while images are still fetched for its first rows.
-_READ_AHEAD = 4_000_000  # bytes
+# Rows are read in slices: between them no child waits for its reader, which may fetch images for hours.
+SLICE_BYTES = 8_000_000
+DEADLINE_SECONDS = 60.0  # of one slice, and of the header
 
 
 def read_parquet(opener: Opener) -> Content:
-    """Read the columns and the number of rows of a Parquet file; its rows are read in small batches.
+    """Read the columns and the number of rows of a Parquet file; its rows are read in slices.
 
     Raises:
         TableError: the file is broken, or beyond the limits; damaged pages show only when rows are read.
     """
-    with closing(_lines(opener)) as lines:
-        header = _parse(next(lines, b""))
+    header = _parse((*_ask(opener), b"")[0])
     try:
         columns, count = tuple(map(cell_text, header["columns"])), int(header["count"])
         byte_columns = frozenset(map(int, header["byte_columns"]))
@@ -54,47 +52,43 @@ def read_parquet(opener: Opener) -> Content:
 
     def read(start: int) -> Iterator[Record]:
         end = start
-        with closing(_lines(opener, str(start))) as lines:
-            ahead, size = [], 0
+        while True:
+            lines = _ask(opener, str(end))
             for line in lines:
-                ahead.append(line)
-                if (size := size + len(line)) > _READ_AHEAD:
-                    break
-            for line in chain(ahead, lines):
                 answer = _parse(line)
                 if answer == "end":
-                    break
+                    if end != max(start, count):
+                        raise TableError(
+                            f"the Parquet file is broken: it declares {count:,} rows but ends after {end:,}"
+                        )
+                    return
                 end += 1
                 yield _record(answer)
-            else:
+            if sum(map(len, lines)) <= SLICE_BYTES:
                 raise _stopped()
-        if end != max(start, count):
-            raise TableError(f"the Parquet file is broken: it declares {count:,} rows but ends after {end:,}")
 
     return Content(columns, read, count, notes, byte_columns)
 
 
-def _lines(opener: Opener, *arguments: str) -> Generator[bytes, None, None]:
-    """Yield what a child prints about the file, line by line; the child ends with the iterator."""
-    try:
-        with opener() as file, _as_real_file(file) as stdin:
-            memory = str(_memory_share(len(_running)))
-            process = child.start(_READER, memory, *arguments, stdin=stdin, environment=_ENVIRONMENT)
-    except OSError as error:
-        raise unreadable(error) from error
-    with process:
-        _running.add(process)
+def _ask(opener: Opener, *arguments: str) -> list[bytes]:
+    """Return the lines that a child prints about the file, up to the one that completes a slice."""
+    lines: list[bytes] = []
+    size = 0
+    with _BUDGET.reserve(MEMORY_BYTES):
         try:
-            while process.stdout and (line := process.stdout.readline(_MAX_LINE)):
-                yield line
-        finally:
-            process.kill()
-            _running.discard(process)
-
-
-def _memory_share(running: int) -> int:
-    """Return the bytes for the next child: all for the first two, then ever less; so their sum is bounded."""
-    return max(_LEAST_BYTES, MEMORY_BYTES >> max(0, running - 1))
+            with opener() as file, _as_real_file(file) as stdin:
+                memory = str(MEMORY_BYTES)
+                process = child.start(_READER, memory, *arguments, stdin=stdin, environment=_ENVIRONMENT)
+        except OSError as error:
+            raise unreadable(error) from error
+        with process, child.deadline(process, DEADLINE_SECONDS):
+            try:
+                while size <= SLICE_BYTES and process.stdout and (line := process.stdout.readline(_MAX_LINE)):
+                    lines.append(line)
+                    size += len(line)
+            finally:
+                process.kill()
+    return lines
 
 
 def _as_real_file(file: BinaryIO) -> BinaryIO:

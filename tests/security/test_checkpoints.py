@@ -467,24 +467,37 @@ def test_nonsense_gives_an_error_of_ours_or_works(clip, colour_items, file, path
 def typed(colour_clip, tmp_path, monkeypatch):
     """Name of a checkpoint on a hub, and a loader that offers another one."""
     monkeypatch.setattr(trial, "_PASSED", set())
+    monkeypatch.setattr(trial, "_FAILED", {})
     with StandInHub({"acme/typed": colour_clip}) as server:
         for name, value in {**server.environment(tmp_path / "home"), "HF_TOKEN": "hf_secret"}.items():
             monkeypatch.setenv(name, value)
         yield "acme/typed", Loader(EmbeddingStore(10**6), offered=["embedded"]), server
 
 
-def test_a_typed_checkpoint_is_timed_in_a_child_and_one_that_passes_gets_one_image_a_turn(typed, monkeypatch):
+def test_a_typed_checkpoint_is_timed_in_a_child_and_loads_if_it_passes(typed, monkeypatch):
     name, loader, server = typed
     monkeypatch.setattr(trial, "MAX_PASS_SECONDS", 0.0)
+    loading = []
+
+    def observed(*arguments):
+        loading.append(loader.governor._loading)
+        trial.try_in_child(*arguments)
+
+    monkeypatch.setattr(load, "try_in_child", observed)
     loader.start(name)
     status = loader.wait(name)
     assert status.state == "failed"
     assert "seconds for one image or caption, and this server allows 0" in status.reason
     assert {request.token for request in server.requests} == {None}
+    assert loading == [None]  # meanwhile others load
     monkeypatch.setattr(trial, "MAX_PASS_SECONDS", 1_000.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(trial.child, "start", None)  # it is not tried again
+        loader.start(name)
+        assert "this server allows 0; choose a smaller" in loader.wait(name).reason
+    monkeypatch.setattr(trial, "RETRY_SECONDS", 0)  # ten minutes later
     loader.start(name)
     assert loader.wait(name).state == "ready"
-    assert loader.encoder(name)._batch == 1
 
 
 def test_a_trial_that_takes_too_much_memory_is_refused(typed, monkeypatch):
@@ -498,8 +511,22 @@ def test_a_trial_that_takes_too_much_memory_is_refused(typed, monkeypatch):
 
 def test_a_trial_that_hangs_is_ended(colour_clip, monkeypatch):
     monkeypatch.setattr(trial, "SLOWDOWN", 0)
+    monkeypatch.setattr(trial, "_FAILED", {})
     with pytest.raises(UnsupportedCheckpointError, match="did not pass its trial"):
         trial.try_in_child(colour_clip, "acme/typed", 0)
+
+
+def test_the_reason_of_a_child_is_escaped_like_every_error(colour_clip, tmp_path, monkeypatch):
+    (tmp_path / "liar.py").write_text(
+        """import json\nprint(json.dumps({"reason": "Gewichte\\u00a0fehlen\\x1b[2J"}))\n"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    start = trial.child.start
+    monkeypatch.setattr(trial.child, "start", lambda _, **options: start("liar", **options))
+    monkeypatch.setattr(trial, "_FAILED", {})
+    with pytest.raises(CheckpointError) as caught:
+        trial.try_in_child(colour_clip, "acme/typed", 0)
+    assert str(caught.value) == "Gewichte\u00a0fehlen\\u001b[2J"
 
 
 def test_every_family_names_classes_that_exist():

@@ -2,11 +2,11 @@
 
 import io
 import json
-import os
 import re
 import subprocess
 import sys
-from pathlib import Path
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from pyarrow import parquet
 from clipdemo import child
 from clipdemo.errors import TableError
 from clipdemo.limits import Limits
+from clipdemo.tables import parquet as parquet_table
 from clipdemo.tables.parquet import read_parquet
 from clipdemo.tables.table import open_table
 from clipdemo.ui.uploads import open_uploaded_table
@@ -119,23 +120,41 @@ def test_pictures_inside_a_table_are_not_read():
     assert [row.cells for row in rows] == [("", "u", "c")] * 10
 
 
-def test_children_at_the_same_time_share_the_memory(monkeypatch):
-    texts = [f"{number} " + "x" * 100 for number in range(50_000)]
+def test_any_number_of_readers_take_turns_and_at_most_two_children_run(monkeypatch):
+    monkeypatch.setattr(parquet_table, "SLICE_BYTES", 100_000)
+    texts = [f"{number} " + "x" * 100 for number in range(1_500)]
     data = packed({"image": texts, "caption": texts})
     table = open_table("t.parquet", lambda: io.BytesIO(data))
-    given, start = [], child.start
+    started, start, guard = [], child.start, threading.Lock()
 
     def counting(module, memory, *arguments, **options):
-        given.append(int(memory) // 1_000_000)
-        return start(module, memory, *arguments, **options)
+        with guard:
+            assert sum(process.poll() is None for process in started) < 2
+            started.append(start(module, memory, *arguments, **options))
+            assert int(memory) == parquet_table.MEMORY_BYTES
+            return started[-1]
 
     monkeypatch.setattr(child, "start", counting)
-    readers = [table.rows() for _ in range(7)]
-    assert [next(rows).number for rows in readers] == [0] * 7
-    for rows in readers:
-        rows.close()
-    next(table.rows())
-    assert given == [1000, 1000, 500, 250, 125, 62, 60, 1000]
+    readers = [table.rows() for _ in range(5)]
+    with ThreadPoolExecutor(5) as threads:
+        firsts = list(threads.map(next, readers))
+        assert [row.number for row in firsts] == [0] * 5
+        assert all(process.poll() is not None for process in started)  # though all are in mid-table
+        rests = list(threads.map(list, readers))
+    assert all([row.caption for row in rest] == texts[1:] for rest in rests)
+    assert len(started) > 10  # several slices each
+
+
+def test_a_child_that_sleeps_is_ended_by_the_deadline(monkeypatch, tmp_path):
+    data = packed({"image": ["a"], "caption": ["b"]})
+    table = open_uploaded_table("t", data, LIMITS)
+    (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(300)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    start = child.start
+    monkeypatch.setattr(child, "start", lambda *_, **options: start("sleeper", **options))
+    monkeypatch.setattr(parquet_table, "DEADLINE_SECONDS", 0.5)
+    with pytest.raises(TableError, match=TOO_MUCH):
+        next(table.rows())
 
 
 def test_a_child_that_dies_becomes_one_sentence(monkeypatch):
@@ -180,37 +199,6 @@ def test_whatever_a_child_answers_is_judged(monkeypatch, tmp_path, answer):
     monkeypatch.setattr(child, "start", lying)
     with pytest.raises(TableError, match=TOO_MUCH):
         read_parquet(lambda: io.BytesIO(b"PAR1"))
-
-
-def children():
-    """Processes that read Parquet for this one."""
-    found = set()
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            parent = f"\nPPid:\t{os.getpid()}\n" in status.read_text()
-            command = (status.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent and b"parquet_reader" in command:
-            found.add(status.parent.name)
-    return found
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_an_abandoned_iterator_ends_its_child_and_a_small_table_needs_none(tmp_path):
-    texts = [f"{number} " + "x" * 200 for number in range(100_000)]
-    path = tmp_path / "t.parquet"
-    parquet.write_table(pa.table({"image": texts, "caption": texts}), path)
-    table = open_table(path.name, lambda: path.open("rb"))
-    rows = table.rows()
-    next(rows)
-    assert len(children()) == 1
-    rows.close()
-    assert not children()
-    rows = open_uploaded_table("t", packed({"image": texts[:100], "caption": texts[:100]}), LIMITS).rows()
-    next(rows)
-    assert not children()  # what it read ahead is the whole table
-    assert len(list(rows)) == 99
 
 
 # Text: in a process that may take 150 MB more, though the files have up to 200 MB

@@ -1,8 +1,12 @@
 """A child process has its limits, and only what it needs of the parent's environment."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +109,48 @@ def test_a_child_reads_what_it_is_given(tmp_path, monkeypatch):
         process = child.start("measure", stdin=file)
         assert process.communicate(timeout=60)[0] == b"10\n"
     assert isinstance(process, subprocess.Popen)
+
+
+def test_a_deadline_ends_the_child_and_says_so(tmp_path, monkeypatch):
+    (tmp_path / "sleeper.py").write_text("import time\ntime.sleep(300)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with child.start("sleeper") as process:
+        with child.deadline(process, 600) as struck:
+            pass
+        assert not struck.is_set()
+        assert process.poll() is None
+        with child.deadline(process, 0.2) as struck:
+            assert process.wait(timeout=60) == -signal.SIGKILL
+        assert struck.is_set()
+
+
+def test_a_child_ends_with_a_parent_that_was_killed(tmp_path):
+    """Its standard input is a file or closed, so nothing else tells it."""
+    (tmp_path / "sleeper.py").write_text(
+        "import time\nfrom clipdemo import child\n"
+        "child.limit(memory_bytes=10**8, cpu_seconds=20)\nprint(1, flush=True)\ntime.sleep(300)\n"
+    )
+    code = (
+        "import subprocess, time\nfrom clipdemo import child\n"
+        "process = child.start('sleeper', stdin=subprocess.DEVNULL)\nprocess.stdout.readline()\n"
+        "time.sleep(5)\nprint(process.poll(), process.pid, flush=True)\ntime.sleep(300)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(Path(child.__file__).parent.parent)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE
+    )
+    with parent:
+        ended, pid = parent.stdout.readline().split()
+        assert ended == b"None"  # while the parent lives, so does the child
+        parent.kill()
+    until = time.monotonic() + 60
+    while is_running(int(pid)):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def is_running(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

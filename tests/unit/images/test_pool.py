@@ -172,29 +172,6 @@ def test_an_interrupt_in_the_middle_of_an_answer_leaves_no_rest_of_it(monkeypatc
     fresh.close()
 
 
-def test_a_large_request_is_not_overtaken():
-    budget, order = pool._Budget(100), []
-
-    def take(nbytes, name):
-        with budget.reserve(nbytes):
-            order.append(name)
-
-    with budget.reserve(60):
-        large = threading.Thread(target=take, args=(90, "large"))
-        large.start()
-        wait_until(lambda: len(budget._waiting) == 1)
-        small = threading.Thread(target=take, args=(10, "small"))
-        small.start()
-        wait_until(lambda: len(budget._waiting) == 2)
-        assert order == []
-    large.join()
-    small.join()
-    assert order == ["large", "small"]
-    with budget.reserve(10**12):  # more than there is: everything
-        assert budget._free == 0
-    assert budget._free == 100
-
-
 def test_a_worker_that_does_not_start_is_not_blamed_on_the_image(monkeypatch, caplog):
     start = pool.child.start
     monkeypatch.setattr(pool.child, "start", lambda _: start("no_such_module"))
