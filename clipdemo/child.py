@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -109,6 +109,8 @@ def limit(*, memory_bytes: int, cpu_seconds: int) -> None:
     import resource
 
     _end_with_parent()
+    with suppress(OSError):  # where memory runs out, Linux ends this process rather than the server
+        Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     limit_processor_time(cpu_seconds)
     _set_soft_limit(resource.RLIMIT_CORE, 0)
     _set_soft_limit(resource.RLIMIT_FSIZE, 0)

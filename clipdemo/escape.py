@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from typing import TextIO
 
-# C0 and C1 controls (escape sequences begin with them), line separators, marks and overrides of the writing
-# direction, the byte order mark, and halves of surrogate pairs, which no terminal can print.
+# C0 and C1 controls (escape sequences begin with them), line separators, overrides of the writing direction,
+# and halves of surrogate pairs, which no terminal can print. Marks of the direction belong to ordinary text.
 _CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 

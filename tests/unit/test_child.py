@@ -93,6 +93,15 @@ def test_a_child_inherits_neither_secrets_nor_the_terminal(tmp_path, monkeypatch
     assert not {"HF_TOKEN", "HTTPS_PROXY"} & environment.keys()
 
 
+def test_the_system_ends_children_first(tmp_path, monkeypatch):
+    code = """
+child.limit(memory_bytes=10**8, cpu_seconds=20)
+child.limit(memory_bytes=10**8, cpu_seconds=20)
+print(open("/proc/self/oom_score_adj").read())
+"""
+    assert run(tmp_path, monkeypatch, code)[1].strip() == b"1000"
+
+
 def test_a_child_runs_no_module_of_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "here/json.py").write_text("print('taken over')\n")
