@@ -9,9 +9,7 @@ from typing import TextIO
 
 # C0 and C1 controls (escape sequences begin with them), line separators, overrides of the writing direction,
 # and halves of surrogate pairs, which no terminal can print. Marks of the direction belong to ordinary text.
-_CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def escape_controls(text: str, *, keep: str = "") -> str:
