@@ -208,7 +208,7 @@ def _load_snapshot(
     beside = memory.FIRST_USE if typed else 0  # of the child process that tries it
     device = _admit(name, lambda itemsize: weight_bytes(snapshot.folder, itemsize) + beside, device, gate)
     if typed:
-        hub.note_use(snapshot)
+        hub.note_use(name)
         try_in_child(snapshot.folder, name, weight_bytes(snapshot.folder, 4))
     from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 
