@@ -16,7 +16,7 @@ from clipdemo.audit.judge import judge, unscored
 from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.audit.result import Result
 from clipdemo.audit.score import Plan, begin, score_table
-from clipdemo.disk import replacement, write_atomically
+from clipdemo.disk import remove_leftovers, replacement, write_atomically
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
@@ -72,9 +72,8 @@ class AuditOptions:
 
     @property
     def temporary_files(self) -> list[Path]:
-        """What lies next to the outputs during a run."""
-        beside = [file.with_name(file.name + end) for file in self.outputs for end in (".new", ".lock")]
-        return [self.partial, *self.progress_files, *beside]
+        """What lies next to the output during a run under a name that another file could have."""
+        return [self.partial, *self.progress_files]
 
     @property
     def partial(self) -> Path:
@@ -99,6 +98,9 @@ def run_audit(options: AuditOptions, load: Callable[[], Encoder], progress: Prog
     """
     _check_inputs(options)
     with lock_outputs(*options.outputs):
+        with _translate_output_errors(options.output):
+            for output in options.outputs:
+                remove_leftovers(output)
         return _run(options, _open_table(options), load(), progress)
 
 

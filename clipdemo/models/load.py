@@ -209,7 +209,7 @@ def _load_snapshot(
         size = weight_bytes(snapshot.folder, 4)
         if gate:
             gate.refuse_if_hopeless(name, size + memory.FIRST_USE)  # of the child
-        hub.note_use(snapshot)
+        hub.note_use(name)
         try_in_child(snapshot.folder, name, size)
     device = _admit(name, partial(weight_bytes, snapshot.folder), device, gate)
     from clipdemo.models.clip.encoder import Origin, TransformersEncoder

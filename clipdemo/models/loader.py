@@ -20,6 +20,7 @@ from clipdemo.models.catalogue import EMBEDDED
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.models.governor import Governor
+from clipdemo.models.hub import snapshot as hub
 from clipdemo.models.hub.transfer import Progress
 from clipdemo.models.load import download_bytes, load_encoder
 from clipdemo.types import Encoder
@@ -98,6 +99,8 @@ class Loader:
         To be called at every run of the script, before :meth:`encoder`.
         """
         self.governor.use(name, session, *others)
+        for each in filter(self._is_typed, (name, *others)):
+            hub.note_use(each)  # so that its files are kept, too
 
     def encoder(self, name: str) -> CachedEncoder | None:
         """The encoder, if it is ready; the embedded one always is."""
@@ -179,14 +182,16 @@ class Loader:
         self._costs[EMBEDDED] = LoadCost(time.perf_counter() - started, nbytes, None)
 
     def _load_checkpoint(self, name: str) -> None:
-        typed = self._offered is not None and name not in self._offered
-        load = partial(self._load, typed=True) if typed else self._load
+        load = partial(self._load, typed=True) if self._is_typed(name) else self._load
         loaded = load(name, on_progress=partial(self._report_download, name), gate=self.governor)
         encoder = CachedEncoder(loaded, self._store, self._device_lock)
         measured = self.governor.add_loaded(name, encoder)
         size = download_bytes(name, encoder.checkpoint.revision)
         self._costs[name] = LoadCost(measured.seconds, measured.nbytes, size)
         self._known[name] = encoder
+
+    def _is_typed(self, name: str) -> bool:
+        return self._offered is not None and name not in self._offered
 
     def _report_download(self, name: str, progress: Progress) -> None:
         complete = progress.done >= progress.total

@@ -19,13 +19,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from clipdemo.disk import write_atomically
+from clipdemo.disk import leftovers, remove_leftovers, write_atomically
 from clipdemo.errors import LedgerError, OutputError
 from clipdemo.lock import lock_outputs
 from clipdemo.train.learner import Learner
 
 STATE, LOG = "state.pt", "log.jsonl"
-UNFINISHED = {LOG, f"{STATE}.new"}  # what a run that was killed before its first save leaves
 LONGEST_VALUE = 20  # characters of a setting that are worth repeating in a message; fingerprints are longer
 
 
@@ -207,11 +206,13 @@ def claim_output(folder: Path, *, resume: bool) -> Iterator[None]:
                     "folder"
                 )
         elif folder.exists() and (
-            not folder.is_dir() or {file.name for file in folder.iterdir()} - UNFINISHED
+            not folder.is_dir() or {*folder.iterdir()} - {folder / LOG, *leftovers(folder)}
         ):
             raise OutputError(
                 f"{folder} already exists and does not contain an interrupted run; name another folder"
             )
+        with translate_write_errors(folder):
+            remove_leftovers(folder)
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Collection
@@ -39,12 +40,14 @@ class Held:
 
 
 _held: weakref.WeakSet[Held] = weakref.WeakSet()
+_guard = threading.Lock()  # scripts add in their threads while the server counts
 
 
 def hold(nbytes: int) -> Held:
     """Count bytes of files against the session whose script runs in this thread."""
     held = Held(session_id(), nbytes)
-    _held.add(held)
+    with _guard:
+        _held.add(held)
     return held
 
 
@@ -102,7 +105,8 @@ class UploadQuota:
         manager = get_instance().uploaded_file_mgr
         assert isinstance(manager, MemoryUploadedFileManager)  # noqa: S101 - the server has no other
         files = list(manager.file_storage.get(session, {}).values())
-        held = [(each.session, each.nbytes) for each in list(_held)]
+        with _guard:
+            held = [(each.session, each.nbytes) for each in _held]
         # An audit holds the files that are still in its widget: the same bytes, counted once.
         own = max(
             sum(len(file.data) for file in files), sum(count for owner, count in held if owner == session)

@@ -223,7 +223,7 @@ def train_victim(folder: Path, commands: Commands, towers: tuple[Path, Path]) ->
         assert content == whole
         assert names == whole_names
         assert steps == list(range(1, len(steps) + 1))
-        assert not (folder / f"m{number}.lock").exists()
+        assert not (folder / f".m{number}.clipdemo-lock").exists()
 
     whole: dict[str, bytes] = {}
     whole_names: set[str] = set()

@@ -6,6 +6,7 @@ The disks are real and small; what fails is whatever happens to be written when 
 import csv
 import os
 import random
+import secrets
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from training import write_pairs
 from clipdemo.audit.ledger import Ledger, ScoredRow
 from clipdemo.audit.run import AuditOptions, run_audit
 from clipdemo.cli.images import _write
+from clipdemo.disk import replacement, write_atomically
 from clipdemo.errors import CheckpointError, ClipdemoError, LedgerError, OutputError
 from clipdemo.models.hub import snapshot as hub
 from tests.security.kills import HUB_NAME, download_victim, hub_repository, kill_repeatedly
@@ -71,8 +73,7 @@ def test_pairs_on_a_full_disk_keeps_what_is_done_and_the_earlier_output(place, k
             run_pairs(place, disk, copies=40)
         assert str(disk / "out.csv") in str(caught.value)
         assert (disk / "out.csv").read_bytes() == OLD
-        assert not (disk / "out.csv.new").exists()
-        assert not (disk / "out.csv.lock").exists()
+        assert not list(disk.glob(".*"))
         started = (disk / "out.csv.progress").exists()
         resize(disk, ENOUGH)
         assert run_pairs(place, disk, copies=40, resume=started).summary.scored == 320
@@ -185,7 +186,7 @@ def assert_folder_is_whole(folder):
         assert load_file(file)
     if (folder / "state.pt").exists():
         assert torch.load(folder / "state.pt", weights_only=True)["about"]
-    assert not list(folder.rglob("*.new"))
+    assert not list(folder.rglob("*new"))
 
 
 def test_a_full_disk_of_the_feature_cache_blames_the_cache(trained, tmp_path, monkeypatch):
@@ -282,6 +283,42 @@ def test_rank_and_matrix_replace_a_file_as_a_whole(tmp_path, target):
         assert (disk / "out.csv").read_bytes() == b"new\n"
         assert sorted(os.listdir(disk)) == ["link.csv", "out.csv"]
         assert (disk / "link.csv").is_symlink()
+
+
+def test_a_replacement_meets_no_file_of_the_user_and_follows_no_link(tmp_path):
+    (tmp_path / "out.csv.new").write_bytes(OLD)
+    (tmp_path / "mine").write_bytes(OLD)
+    with replacement(tmp_path / "out.csv") as first, replacement(tmp_path / "out.csv") as second:
+        first.write_bytes(b"first\n")
+        second.write_bytes(b"second\n")
+    assert (tmp_path / "out.csv").read_bytes() == b"first\n"  # each run as a whole; the last one stays
+    assert (tmp_path / "out.csv.new").read_bytes() == OLD
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "out.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_planted_link_under_the_temporary_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "0" * 2 * count)  # guessed
+    (tmp_path / "mine").write_bytes(OLD)
+    with replacement(tmp_path / "out.csv") as fresh:
+        name = fresh.name
+    (tmp_path / name).symlink_to("mine")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "out.csv", b"new\n")
+    assert (tmp_path / "mine").read_bytes() == OLD
+
+
+def test_leftovers_of_killed_runs_are_removed_and_files_of_others_stay(place, trained, tmp_path):
+    token = "0123456789abcdef"
+    (place / f".out.csv.{token}.clipdemo-new").write_bytes(b"half")
+    (place / f".other.csv.{token}.clipdemo-new").write_bytes(b"of another run")
+    run_pairs(place, place, copies=1)
+    assert [file.name for file in place.glob(".*")] == [f".other.csv.{token}.clipdemo-new"]
+    table, options, whole = trained
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / f".state.pt.{token}.clipdemo-new").write_bytes(b"half")
+    run_train(table, tmp_path / "m", **options)
+    assert sorted(os.listdir(tmp_path / "m")) == sorted(os.listdir(whole))
 
 
 def test_rows_of_a_stopped_run_are_in_the_partial_output(place, monkeypatch):

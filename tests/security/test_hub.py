@@ -1,8 +1,11 @@
 """A hub that lies: no internal address is reached, and nothing grows without end."""
 
+import contextlib
 import gzip
 import json
 import os
+import shutil
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -16,8 +19,10 @@ from clipdemo.errors import (
     HubUnreachableError,
     UnsupportedCheckpointError,
 )
+from clipdemo.models.cache import EmbeddingStore
 from clipdemo.models.hub import connection, listing, quota, transfer
 from clipdemo.models.hub import snapshot as hub
+from clipdemo.models.loader import Loader
 
 NAME, WEIGHTS = "acme/tiny-clip", "model.safetensors"
 FILES = {
@@ -101,6 +106,48 @@ def test_no_redirect_leads_out_of_the_public_internet(server, address):
     server.faults[WEIGHTS] = Fault(redirect=address)
     with pytest.raises(HubUnreachableError, match=r"not public|malformed"):
         hub.download(NAME)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """A resolver: name -> its answers in turn, the last one for ever; names without an entry are unknown."""
+    answers, asked, system = {}, [], socket.getaddrinfo
+
+    def resolve(host, *args, **kwargs):
+        if host not in answers and host.endswith(".example"):
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+        if host not in answers:
+            return system(host, *args, **kwargs)
+        asked.append(host)
+        turn = answers[host]
+        return [each for ip in (turn.pop(0) if turn[1:] else turn[0]) for each in system(ip, *args, **kwargs)]
+
+    for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+        monkeypatch.delenv(proxy.lower(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return answers, asked
+
+
+def test_a_redirect_connects_to_the_address_that_was_checked(server, canary, names, monkeypatch):
+    """A name server that answers differently a moment later reaches nothing inside."""
+    answers, asked = names
+    monkeypatch.setattr(connection, "is_public", lambda _: True)  # the stand-in plays the internet
+    port = server.url.rpartition(":")[2]
+    answers["cdn.example"] = [["127.0.0.3", "127.0.0.1"], ["127.0.0.9"]]  # the first takes no connection
+    path = f"/{NAME}/resolve/{listing.ask_hub(NAME, 'main', with_token=False)[0]}/{WEIGHTS}"
+    server.faults[WEIGHTS] = Fault(redirect=f"http://cdn.example:{port}{path}", times=1)
+    assert (hub.download(NAME).folder / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert asked == ["cdn.example"]
+
+
+def test_a_redirect_to_a_name_that_does_not_resolve_is_refused_without_a_proxy(server, names, monkeypatch):
+    server.faults[WEIGHTS] = Fault(redirect="http://unknown.example/x")
+    with pytest.raises(HubUnreachableError, match="redirects to an unknown host"):
+        hub.download(NAME)
+    monkeypatch.setenv("HTTP_PROXY", server.url)  # which knows it, and answers
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert connection._public_addresses("http://unknown.example/x") == []
 
 
 def test_redirects_without_end_are_refused(server):
@@ -189,6 +236,29 @@ def test_a_listing_that_drips_ends_in_time(server, monkeypatch):
         hub.download(NAME)
 
 
+def test_a_listing_whose_headers_drip_ends_in_time(server, monkeypatch):
+    """Each byte comes within the timeout of one read; the limit is on the whole."""
+    monkeypatch.setattr(listing, "LISTING_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = threading.Event()
+
+        def drip():
+            peer, _ = listener.accept()
+            with peer:
+                peer.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+                with contextlib.suppress(OSError):
+                    while not done.wait(0.05):
+                        peer.sendall(b"a")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(HubUnreachableError, match="in time"):
+            hub.download(NAME)
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("file", [LISTING, "config.json", WEIGHTS])
 def test_endless_headers_are_refused(server, monkeypatch, file):
     monkeypatch.setattr(transfer, "MAX_CONNECTIONS", 2)
@@ -248,7 +318,7 @@ def test_typed_checkpoints_take_a_bounded_share_of_the_disk(server, monkeypatch)
         time.sleep(0.01)
     assert hub.find("acme/typed-0") is None
     assert hub.find("acme/typed-1")
-    hub.note_use(hub.find("acme/typed-1"))
+    hub.note_use("acme/typed-1")
     hub.download("acme/typed-0", typed=True)
     assert hub.find("acme/typed-2") is None
     assert hub.find("acme/typed-1")
@@ -264,6 +334,63 @@ def test_typed_checkpoints_in_use_are_kept(server, monkeypatch):
     with pytest.raises(CheckpointError, match="the others are in use; try later"):
         hub.download("acme/typed-2", typed=True)
     assert hub.find("acme/typed-0")
+
+
+def unused_since(cache, name, seconds):
+    mark = cache / ".clipdemo-typed" / f"models--{name.replace('/', '--')}"
+    os.utime(mark, (time.time() - seconds,) * 2)
+
+
+def test_a_long_download_of_a_typed_checkpoint_counts_as_use(server, cache):
+    server.faults[WEIGHTS] = Fault(bytes_per_second=100_000)
+    mark, ages = cache / ".clipdemo-typed" / "models--acme--tiny-clip", []
+
+    def note(_progress):
+        ages.append(time.time() - mark.stat().st_mtime)
+        unused_since(cache, NAME, 7200)  # as if the next bytes took two hours
+
+    hub.download(NAME, typed=True, on_progress=note)
+    assert len(ages) > 2
+    assert max(ages) < 3600
+
+
+def test_a_checkpoint_that_a_session_uses_is_kept(server, cache, monkeypatch):
+    small_share(monkeypatch)
+    monkeypatch.setattr(quota, "KEEP_SECONDS", 3600.0)
+    monkeypatch.setattr(quota, "MAX_TOTAL_BYTES", 60_000)
+    server.repos["acme/other"] = server.repos[NAME]
+    hub.download(NAME, typed=True)
+    unused_since(cache, NAME, 7200)
+    Loader(EmbeddingStore(1_000), offered=[]).use(NAME, threading.current_thread())
+    with pytest.raises(CheckpointError, match="the others are in use"):
+        hub.download("acme/other", typed=True)
+    unused_since(cache, NAME, 7200)
+    hub.download("acme/other", typed=True)
+    assert hub.find(NAME) is None
+
+
+def test_what_an_interrupted_removal_leaves_still_counts_and_is_removed_next_time(server, cache, monkeypatch):
+    small_share(monkeypatch)
+    monkeypatch.setattr(quota, "MAX_TOTAL_BYTES", 60_000)
+    server.repos["acme/other"] = server.repos[NAME]
+    first = hub.download(NAME, typed=True)
+    repo = first.folder.parent.parent
+
+    rmtree = shutil.rmtree
+
+    def killed(folder, **_):
+        for file in folder.iterdir():
+            if file.name != "blobs":
+                rmtree(file)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quota.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hub.download("acme/other", typed=True)
+    assert list((repo / "blobs").iterdir())
+    hub.download("acme/other", typed=True)
+    assert not repo.exists()
 
 
 def test_the_same_typed_checkpoint_again_needs_no_further_room(server, monkeypatch):

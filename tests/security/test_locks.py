@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from plain_encoder import SQUARES, PlainEncoder, csv_of
@@ -101,14 +100,14 @@ def test_a_second_pairs_run_is_refused_and_the_first_is_not_called_stopped(place
         f"another run (process {os.getpid()}) is writing {place / 'out.csv'}; wait until it has ended, or "
         "name another output"
     ]
-    assert not list(place.glob("out.csv.*"))
+    assert not list(place.glob("*out.csv.*"))
 
 
 def test_two_pairs_runs_with_one_report_are_refused(holder, place):
     holder(place / "report.html")
     with pytest.raises(OutputError, match=r"is writing .*report\.html"):
         run_pairs(place, report="report.html")
-    assert not list(place.glob("out.csv*"))
+    assert not list(place.glob("*out.csv*"))
 
 
 def test_a_second_name_of_the_same_file_has_the_same_lock(holder, tmp_path):
@@ -125,12 +124,12 @@ def test_a_killed_run_has_no_lock_and_is_called_stopped(holder, place):
     first = holder(place / "out.csv")
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert (place / "out.csv.lock").read_text() == f"{first.pid}\n"
+    assert (place / ".out.csv.clipdemo-lock").read_text() == f"{first.pid}\n"
     (place / "out.csv.progress").touch()
     with pytest.raises(LedgerError, match="a run that was stopped; add --resume"):
         run_pairs(place)
     assert run_pairs(place, resume=True).summary.scored == 160
-    assert not list(place.glob("out.csv.*"))
+    assert not list(place.glob("*out.csv.*"))
 
 
 def test_a_second_training_run_is_refused_with_and_without_resume(tmp_path, tiny_towers, monkeypatch):
@@ -152,7 +151,7 @@ def test_a_second_training_run_is_refused_with_and_without_resume(tmp_path, tiny
     assert all(
         f"another run (process {os.getpid()}) is writing {tmp_path / 'm'};" in each for each in refusals
     )
-    assert not (tmp_path / "m.lock").exists()
+    assert not (tmp_path / ".m.clipdemo-lock").exists()
 
 
 def test_of_many_that_come_at_once_one_at_a_time_has_the_lock(tmp_path):
@@ -181,12 +180,12 @@ def test_of_many_that_come_at_once_one_at_a_time_has_the_lock(tmp_path):
         thread.join()
     assert not failures
     assert sorted(entered) == [(number, 50) for number in range(8)]
-    assert not Path(f"{output}.lock").exists()
+    assert not (tmp_path / ".out.csv.clipdemo-lock").exists()
 
 
 def test_a_lock_file_deleted_between_opening_and_locking_is_made_again(tmp_path, monkeypatch):
     """The run before ends at that moment: a lock on its deleted file would keep nobody away."""
-    path, try_lock, deleted = tmp_path / "out.csv.lock", lock._try_lock, []
+    path, try_lock, deleted = tmp_path / ".out.csv.clipdemo-lock", lock._try_lock, []
 
     def end_of_the_run_before(descriptor):
         if not deleted:
@@ -199,17 +198,50 @@ def test_a_lock_file_deleted_between_opening_and_locking_is_made_again(tmp_path,
     assert deleted
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"not a number", b"9" * 5000])
-def test_a_strange_lock_file_is_no_hindrance(tmp_path, content):
-    (tmp_path / "out.csv.lock").write_bytes(content)
-    with lock_outputs(tmp_path / "out.csv"):
-        assert (tmp_path / "out.csv.lock").read_text() == f"{os.getpid()}\n"
+def test_an_empty_lock_file_and_that_of_a_killed_run_are_no_hindrance(tmp_path):
+    path = tmp_path / ".out.csv.clipdemo-lock"
+    for content in (b"", b"123\n", b"123\r\n"):
+        path.write_bytes(content)
+        with lock_outputs(tmp_path / "out.csv"):
+            assert path.read_text() == f"{os.getpid()}\n"
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"not a number", b"9" * 5000, b"1\n2\n"])
+def test_a_strange_lock_file_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / ".out.csv.clipdemo-lock"
+    path.write_bytes(content)
+    with (
+        pytest.raises(OutputError, match="is not a lock of clipdemo; move it away"),
+        lock_outputs(tmp_path / "out.csv"),
+    ):
+        pytest.fail("locked")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to"])
+def test_a_link_in_place_of_the_lock_file_is_refused_and_its_file_left_alone(tmp_path, kind):
+    (tmp_path / "mine").write_bytes(b"42\n")
+    path = tmp_path / ".out.csv.clipdemo-lock"
+    getattr(path, kind)(tmp_path / "mine")
+    with pytest.raises(OutputError, match="is not a lock of clipdemo"), lock_outputs(tmp_path / "out.csv"):
+        pytest.fail("locked")
+    assert (tmp_path / "mine").read_bytes() == b"42\n"
+    assert path.exists()
+
+
+def test_a_lock_leaves_files_of_the_user_alone(tmp_path):
+    """``--output uv`` beside the lock file of the package manager."""
+    (tmp_path / "uv.lock").write_bytes(b"version = 1\n")
+    with lock_outputs(tmp_path / "uv"):
+        assert (tmp_path / "uv.lock").read_bytes() == b"version = 1\n"
+    assert os.listdir(tmp_path) == ["uv.lock"]
 
 
 def test_a_folder_in_place_of_the_lock_file_is_a_sentence(tmp_path):
-    (tmp_path / "out.csv.lock").mkdir()
+    (tmp_path / ".out.csv.clipdemo-lock").mkdir()
     with (
-        pytest.raises(OutputError, match=r"out\.csv\.lock cannot be created"),
+        pytest.raises(OutputError, match=r"out\.csv\.clipdemo-lock cannot be created"),
         lock_outputs(tmp_path / "out.csv"),
     ):
         pytest.fail("locked")

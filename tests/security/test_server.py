@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -205,6 +206,35 @@ def test_files_that_the_app_took_over_count_until_they_are_read(upload):
         upload("one", 200)
     held.nbytes = 0
     assert upload("one", 200) == 1
+
+
+def test_scripts_take_files_over_while_the_server_counts(upload):
+    """A set that grows while it is read would end the upload with an error of the server."""
+    stop, failures = threading.Event(), []
+
+    def script():
+        try:
+            while not stop.is_set():
+                kept = [quota.hold(0) for _ in range(200)]
+                del kept
+        except RuntimeError as error:
+            failures.append(error)
+
+    others = [quota.hold(0) for _ in range(2_000)]  # so that a count takes a while
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=script) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        assert [upload(f"session {number}", 1) for number in range(30)] == [1] * 30
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not failures
+    assert len(others) == 2_000
 
 
 def test_a_session_has_a_limited_number_of_files(upload, monkeypatch):

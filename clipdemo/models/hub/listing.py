@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 from clipdemo.errors import HubUnreachableError
-from clipdemo.models.hub.connection import CONNECT_SECONDS, NO_HUB, endpoint, open_answer
+from clipdemo.models.hub.connection import CONNECT_SECONDS, NO_HUB, Cutoff, endpoint, open_answer
 from clipdemo.models.hub.transfer import File
 
 LISTING_SECONDS = 60.0
@@ -60,16 +59,21 @@ def _fetch(name: str, revision: str, *, with_token: bool) -> Any:
     from huggingface_hub import hf_raise_for_status
 
     url = f"{endpoint()}/api/models/{name}/revision/{quote(revision, safe='')}?blobs=true"
-    deadline = time.monotonic() + LISTING_SECONDS
-    content = bytearray()
-    with open_answer(url, httpx2.Timeout(CONNECT_SECONDS), with_token=with_token) as response:
-        hf_raise_for_status(response)
-        for chunk in response.iter_raw():
-            content += chunk
-            if len(content) > MAX_LISTING_BYTES:
-                raise HubUnreachableError(NO_HUB.format(reason="its list of files is too large"))
-            if time.monotonic() > deadline:
-                raise HubUnreachableError(NO_HUB.format(reason="no answer in time"))
+    content, timeout = bytearray(), httpx2.Timeout(CONNECT_SECONDS)
+    with Cutoff(LISTING_SECONDS) as cutoff:
+        try:
+            with open_answer(url, timeout, with_token=with_token, cutoff=cutoff) as response:
+                hf_raise_for_status(response)
+                for chunk in response.iter_raw():
+                    content += chunk
+                    if len(content) > MAX_LISTING_BYTES:
+                        raise HubUnreachableError(NO_HUB.format(reason="its list of files is too large"))
+        except httpx2.TransportError as error:
+            if cutoff.passed:
+                raise HubUnreachableError(NO_HUB.format(reason="no answer in time")) from error
+            raise
+    if cutoff.passed:  # the end of a body without a length looks complete
+        raise HubUnreachableError(NO_HUB.format(reason="no answer in time"))
     try:
         return json.loads(bytes(content))
     except (ValueError, RecursionError) as error:

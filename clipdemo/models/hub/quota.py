@@ -1,7 +1,8 @@
 """Bounds the disk space of checkpoints that visitors typed: the least recently used one makes room.
 
-A file in the folder of such a repository marks it and notes the bytes reserved for it. Repositories without
-the mark are the host's own and are never removed.
+A file in a folder of its own marks such a repository and notes the bytes reserved for it. It is deleted last:
+what an interrupted removal leaves still counts. Repositories without the mark are the host's own and are
+never removed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from clipdemo.errors import CheckpointError
@@ -19,7 +21,7 @@ MAX_CHECKPOINT_BYTES = 6_000_000_000
 MAX_TOTAL_BYTES = 12_000_000_000
 LEAST_BYTES = 10_000_000  # counted for each, so that thousands of small ones do not fill the disk's index
 KEEP_SECONDS = 15 * 60.0  # after the last use
-_MARK = ".clipdemo-typed"
+_MARKS = ".clipdemo-typed"  # in the cache; has a file with the name of each folder
 _RESERVING = threading.Lock()
 
 
@@ -39,7 +41,7 @@ def reserve(name: str, repo: Path, needed: int) -> None:
             f"{name} has {format_bytes(needed)} of files, and a typed checkpoint may have "
             f"{format_bytes(MAX_CHECKPOINT_BYTES)}; choose a smaller one"
         )
-    mark = repo / _MARK
+    mark = _mark(repo)
     if repo.exists() and not mark.exists():
         return  # the host's own
     with _RESERVING:
@@ -53,7 +55,10 @@ def reserve(name: str, repo: Path, needed: int) -> None:
                     f"{name} must wait: typed checkpoints may take {format_bytes(MAX_TOTAL_BYTES)} of this "
                     "server's disk, and the others are in use; try later"
                 )
-            shutil.rmtree(old.parent, ignore_errors=True)
+            folder = repo.with_name(old.name)
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                old.unlink()
             others = [each for each in others if each.exists()]
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.write_text(str(max(needed, LEAST_BYTES)), encoding="ascii")
@@ -61,14 +66,17 @@ def reserve(name: str, repo: Path, needed: int) -> None:
 
 def note_use(repo: Path) -> None:
     """Note that a checkpoint was used now, if a visitor typed it."""
-    mark = repo / _MARK
-    if mark.exists():
-        os.utime(mark)
+    with suppress(OSError):  # without a mark it is the host's own; a read-only cache loses no files
+        os.utime(_mark(repo))
+
+
+def _mark(repo: Path) -> Path:
+    return repo.parent / _MARKS / repo.name
 
 
 def _marks(cache: Path) -> list[Path]:
     """The least recently used first."""
-    return sorted(cache.glob(f"models--*/{_MARK}"), key=lambda mark: mark.stat().st_mtime)
+    return sorted(cache.glob(f"{_MARKS}/models--*"), key=lambda mark: mark.stat().st_mtime)
 
 
 def _reserved(mark: Path) -> int:

@@ -139,7 +139,14 @@ def download(  # noqa: PLR0913 - each is independent of the others, and named at
         if typed:
             quota.reserve(name, repo, sum(file.size for file in files))
         _check_disk(name, files, repo)
-        meter = Meter(sum(file.size for file in files), on_progress)
+
+        def report(progress: Progress) -> None:
+            if typed:
+                quota.note_use(repo)
+            if on_progress:
+                on_progress(progress)
+
+        meter = Meter(sum(file.size for file in files), report)
         for file in files:
             blob = repo / "blobs" / file.digest
             download_file(name, commit, file, blob, meter, with_token=not typed)
@@ -221,9 +228,10 @@ def _choose(name: str, listed: Collection[File], needs: Needs, *, allow_pickle: 
     return sorted(files, key=lambda file: (file.name.endswith(WEIGHT_SUFFIXES), file.name != CONFIG))
 
 
-def note_use(snapshot: Snapshot) -> None:
+def note_use(name: str) -> None:
     """Note that a checkpoint was used now, so that its files are kept longer than others that were typed."""
-    quota.note_use(snapshot.folder.parent.parent)
+    if is_name(name):
+        quota.note_use(_repo_folder(name))
 
 
 def needed_bytes(snapshot: Snapshot) -> int:

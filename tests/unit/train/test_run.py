@@ -1,5 +1,6 @@
 """Training runs from table to folder: learning, resuming to the same weights, loading, error messages."""
 
+import errno
 import json
 import os
 import shutil
@@ -282,19 +283,20 @@ def test_too_little_memory_for_validation_is_an_error_and_the_best_weights_are_k
     assert load_encoder(str(tmp_path / "m"), device="cpu").encode_captions(["red"]).shape == (1, 256)
 
 
-def test_a_full_disk_is_an_error_and_the_run_can_be_resumed(trained, table, towers, tmp_path):
+def test_a_full_disk_is_an_error_and_the_run_can_be_resumed(trained, table, towers, tmp_path, monkeypatch):
     place = tmp_path / "m"
 
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def fill(progress):
-        if progress.step == 9:  # folders in place of the next temporary files
-            (place / "model.safetensors.new").mkdir(exist_ok=True)
-            (place / "state.pt.new").mkdir(exist_ok=True)
+        if progress.step == 9:
+            monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(OutputError, match="cannot be written"):
         run_training(train_options(table, place, **towers, **TINY), fill, lambda *progress: None)
     assert load_encoder(str(place), device="cpu")
-    (place / "model.safetensors.new").rmdir()
-    (place / "state.pt.new").rmdir()
+    monkeypatch.undo()
     run(table, place, **towers, **TINY, resume=True)
     assert weights(place) == weights(trained[0])
 
