@@ -168,10 +168,8 @@ def test_a_shared_link_brings_back_page_captions_templates_and_samples(app, page
     other.context.close()
 
 
-@pytest.mark.parametrize(
-    ("checkpoint", "said"), [("evil/model", "The link asks for"), ("../../evil", "The link asked for")]
-)
-def test_a_hostile_link_changes_nothing(app, page, checkpoint, said):
+@pytest.mark.parametrize("checkpoint", ["evil/model", "../../evil"])
+def test_a_hostile_link_changes_nothing(app, page, checkpoint):
     query = {
         "checkpoint": checkpoint,
         "samples": "../../etc",
@@ -181,7 +179,7 @@ def test_a_hostile_link_changes_nothing(app, page, checkpoint, said):
     ranked(page, f"{app}/?{urlencode(query)}")
     assert tile_names(page)[0] == "cat.jpg"
     assert "evil" not in page.url
-    assert page.get_by_text(said).is_visible()
+    assert page.get_by_text("The link asked for").is_visible()
 
 
 @pytest.mark.parametrize("page", [{"viewport": {"width": 400, "height": 800}}], indirect=True)
