@@ -126,7 +126,10 @@ def rank_pairs(images: FloatArray, captions: FloatArray, pairs: IntArray) -> Riv
     def blocks(rows: FloatArray) -> Iterator[FloatArray]:
         return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
-    cosines = row_cosines(images[pairs[:, 0]], captions[pairs[:, 1]])
+    cosines = np.zeros(len(pairs), dtype=np.float32)
+    for start in range(0, len(pairs), BLOCK):  # bounds the memory
+        some = pairs[start : start + BLOCK]
+        cosines[start : start + BLOCK] = row_cosines(images[some[:, 0]], captions[some[:, 1]])
     shape = len(images), len(captions)
     return find_rivals(lambda: blocks(images), lambda: blocks(captions), shape, pairs, cosines)
 

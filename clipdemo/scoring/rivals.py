@@ -7,15 +7,25 @@ other.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 
-from clipdemo.similarity import FloatArray, IntArray
+from clipdemo.scoring.blas import cores, products_on_one_thread
+from clipdemo.scoring.direction import Direction
+from clipdemo.similarity import BoolArray, FloatArray, IntArray
 
 BLOCK = 2048
-TIE = 1e-6  # closer cosines are equal: the last bits of one embedding differ between blocks
+# A tile has up to _SIDE images and captions; few of one side leave room for more of the other. No power of
+# two: a column of such a matrix shares a few lines of the cache, and the counts take twice as long.
+_SIDE = 976
+_AREA = _SIDE * _SIDE
+_GROUP = 8 * _SIDE  # images that share one reading of the captions
+_MOST_WORKERS = 16  # each needs 5 MB, 20 MB where an image or a caption has many pairs
 
 Blocks = Callable[[], Iterator[FloatArray]]
 
@@ -73,103 +83,117 @@ def find_rivals(
 
     Args:
         images: returns an iterator over blocks of unit rows, (n_images, dim) in total; called once.
-        captions: the same for captions, (n_captions, dim) in total; called once per block of images.
+        captions: the same for captions, (n_captions, dim) in total; called once per 7,808 images.
         shape: (n_images, n_captions).
         pairs: (n_pairs, 2) indices of image and caption.
         cosines: (n_pairs,).
 
     Returns:
         Exact ranks; ties (cosines within 1e-6) keep the order of the rows of ``images`` and ``captions``.
-        Time grows with n_images x n_captions, memory only with n_images + n_captions + n_pairs.
+        Time grows with n_images x n_captions, memory only with n_images + n_captions + n_pairs. The number
+        of cores changes the time alone.
     """
-    rivals = Rivals(
+    by_image = Direction(pairs[:, 0], pairs[:, 1], cosines, shape[0])
+    by_caption = Direction(pairs[:, 1], pairs[:, 0], cosines, shape[1])
+    with products_on_one_thread() as alone:
+        workers = min(cores(), _MOST_WORKERS) if alone else 1
+        search = _Search(by_image, by_caption, workers)
+        with ThreadPoolExecutor(workers, thread_name_prefix="clipdemo-rank") as threads:
+            running: deque[Future[None]] = deque()
+            for tile in _tiles(images, captions, shape):
+                running.append(threads.submit(search.add, tile))
+                if len(running) > 2 * workers:
+                    running.popleft().result()
+            for future in running:
+                future.result()
+    return Rivals(
         pairs,
         cosines,
-        np.ones(len(pairs), dtype=np.int64),
-        np.ones(len(pairs), dtype=np.int64),
-        np.full(shape[0], -1, dtype=np.int64),
-        np.full(shape[0], -np.inf, dtype=np.float32),
-        np.full(shape[1], -1, dtype=np.int64),
-        np.full(shape[1], -np.inf, dtype=np.float32),
+        by_image.ranks(),
+        by_caption.ranks(),
+        by_image.rival,
+        by_image.rival_cosine,
+        by_caption.rival,
+        by_caption.rival_cosine,
     )
-    by_image = _Side(pairs[:, 0], pairs[:, 1], cosines, rivals.rank_of_caption)
-    by_caption = _Side(pairs[:, 1], pairs[:, 0], cosines, rivals.rank_of_image)
-    top = 0
-    for image_rows in images():
-        bottom, left = top + len(image_rows), 0
-        image_pairs = by_image.pairs_of(top, bottom)
-        for caption_rows in captions():
-            right = left + len(caption_rows)
-            caption_pairs = by_caption.pairs_of(left, right)
-            scores = image_rows @ caption_rows.T
-            inside = image_pairs[(pairs[image_pairs, 1] >= left) & (pairs[image_pairs, 1] < right)]
-            scores[pairs[inside, 0] - top, pairs[inside, 1] - left] = -np.inf  # a right answer is not a rival
-            by_image.count_rivals(image_pairs, scores, top, left)
-            _keep_best(rivals.rival_caption, rivals.rival_caption_cosine, scores, top, left)
-            transposed = np.ascontiguousarray(scores.T)  # whole rows are read far faster
-            by_caption.count_rivals(caption_pairs, transposed, left, top)
-            _keep_best(rivals.rival_image, rivals.rival_image_cosine, transposed, left, top)
-            left = right
-        top = bottom
-    return rivals
 
 
-class _Side:
-    """One direction of the search: the pairs by their query.
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    """Some images with some captions.
 
-    Args:
-        queries: (n_pairs,) index of the pair's query, an image or a caption.
-        answers: (n_pairs,) index of the pair's right answer on the other side.
-        cosines: (n_pairs,).
-        ranks: (n_pairs,) raised in place by the number of better rivals.
+    Attributes:
+        images: (n, dim) unit rows.
+        captions: (m, dim) unit rows.
+        top: index of the first image.
+        left: index of the first caption.
     """
 
-    def __init__(self, queries: IntArray, answers: IntArray, cosines: FloatArray, ranks: IntArray) -> None:
-        self._queries, self._answers, self._cosines, self._ranks = queries, answers, cosines, ranks
-        self._order = np.argsort(queries, kind="stable")
-        self._sorted = queries[self._order]
-
-    def pairs_of(self, first: int, end: int) -> IntArray:
-        """Return the indices of the pairs whose query is in [first, end)."""
-        low, high = np.searchsorted(self._sorted, [first, end])
-        indices: IntArray = self._order[low:high]
-        return indices
-
-    def count_rivals(
-        self, pairs: IntArray, scores: FloatArray, first_query: int, first_candidate: int
-    ) -> None:
-        """Raise the ranks of the given pairs by the number of candidates in a block that come before them.
-
-        Args:
-            pairs: indices of the pairs whose query is in the block.
-            scores: (queries, candidates) of the block; -inf where a candidate is not a rival.
-            first_query: index of the query in the first row.
-            first_candidate: index of the candidate in the first column.
-        """
-        candidates = np.arange(first_candidate, first_candidate + scores.shape[1])
-        for start in range(0, len(pairs), BLOCK):
-            some = pairs[start : start + BLOCK]
-            rows = scores[self._queries[some] - first_query]
-            own = self._cosines[some][:, None]
-            above = np.count_nonzero(rows > own + TIE, axis=1)
-            self._ranks[some] += above
-            near = np.flatnonzero(np.count_nonzero(rows >= own - TIE, axis=1) != above)
-            if near.size:  # ties are rare
-                tied = np.abs(rows[near] - own[near]) <= TIE
-                before = candidates < self._answers[some[near]][:, None]
-                self._ranks[some[near]] += np.count_nonzero(tied & before, axis=1)
+    images: FloatArray
+    captions: FloatArray
+    top: int
+    left: int
 
 
-def _keep_best(
-    best: IntArray, best_cosine: FloatArray, scores: FloatArray, first_query: int, first_candidate: int
-) -> None:
-    """Update the best candidate of each query of a block in place; of equal ones the first stays."""
-    columns = scores.argmax(axis=1)
-    values = scores[np.arange(len(scores)), columns]
-    queries = slice(first_query, first_query + len(scores))
-    better = values > best_cosine[queries]
-    best[queries][better] = columns[better] + first_candidate
-    best_cosine[queries][better] = values[better]
+class _Search:
+    """Both directions of a search, with memory for the tiles of some threads.
+
+    Args:
+        by_image: images search for captions.
+        by_caption: captions search for images.
+        threads: tiles at a time.
+    """
+
+    def __init__(self, by_image: Direction, by_caption: Direction, threads: int) -> None:
+        self._by_image, self._by_caption = by_image, by_caption
+        self._spaces: SimpleQueue[tuple[FloatArray, BoolArray]] = SimpleQueue()
+        for _ in range(threads):
+            self._spaces.put((np.empty(_AREA, dtype=np.float32), np.empty(_AREA, dtype=np.bool_)))
+
+    def add(self, tile: _Tile) -> None:
+        """Multiply a tile, and count in both directions."""
+        space = self._spaces.get()
+        try:
+            shape = len(tile.images), len(tile.captions)
+            area = shape[0] * shape[1]
+            scores, flags = space[0][:area].reshape(shape), space[1][:area].reshape(shape)
+            np.matmul(tile.images, tile.captions.T, out=scores)
+            images, captions = self._by_image.answers_of(tile.top, tile.top + shape[0])
+            inside = (captions >= tile.left) & (captions < tile.left + shape[1])
+            scores[images[inside] - tile.top, captions[inside] - tile.left] = -np.inf  # not a rival
+            self._by_image.add(scores, flags, tile.top, tile.left)
+            self._by_caption.add(scores.T, flags.T, tile.left, tile.top)
+        finally:
+            self._spaces.put(space)
+
+
+def _tiles(images: Blocks, captions: Blocks, shape: tuple[int, int]) -> Iterator[_Tile]:
+    """Yield tiles of up to _AREA cosines that cover the whole product; narrow ones are higher."""
+    top = 0
+    for image_rows in _regroup(images(), _GROUP):
+        left = 0
+        for caption_rows in _regroup(captions(), min(_GROUP, max(_SIDE, _AREA // shape[0]))):
+            height = _AREA // len(caption_rows)
+            for start in range(0, len(image_rows), height):
+                yield _Tile(image_rows[start : start + height], caption_rows, top + start, left)
+            left += len(caption_rows)
+        top += len(image_rows)
+
+
+def _regroup(blocks: Iterator[FloatArray], size: int) -> Iterator[FloatArray]:
+    """Yield blocks of ``size`` rows, the last one shorter."""
+    waiting: list[FloatArray] = []
+    missing = size
+    for block in blocks:
+        rows = block
+        while len(rows) >= missing:
+            yield np.concatenate([*waiting, rows[:missing]])
+            rows, waiting, missing = rows[missing:], [], size
+        if len(rows):
+            waiting.append(rows)
+            missing -= len(rows)
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def _best_per_query(queries: IntArray, ranks: IntArray) -> IntArray:
