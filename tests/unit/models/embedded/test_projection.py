@@ -57,7 +57,10 @@ def test_the_shipped_head_is_better_than_the_untrained_one():
     )
     encoder, tower = EmbeddedEncoder(), embedded_towers.load_image_tower()
     with torch.inference_mode():
-        outputs = [tower(torch.from_numpy(embedded_towers.pixels(item.image))) for item in items]
+        outputs = [
+            tower(torch.from_numpy(embedded_towers.pixels(item.seen_by(embedded_towers.VIEW))))
+            for item in items
+        ]
     features, logits = (np.concatenate([output[side].numpy() for output in outputs]) for side in (0, 1))
     sentences, head = encoder.encode_sentences(words), projection.shipped()
     right = [[item.name.split(".")[0] in word for item in items] for word in words]
