@@ -89,6 +89,30 @@ def test_the_crop_is_that_of_transformers_and_differs_from_torchvision_at_every_
     assert torchvision_offset(8 + border, 8) - left == (1 if border % 4 == 3 else 0)
 
 
+@pytest.mark.parametrize(
+    ("size", "shift"),
+    [
+        ((123, 456), (0, 0)),
+        ((208, 495), (0, 0)),
+        ((321, 421), (0, 0)),
+        ((389, 535), (0, 0)),
+        ((416, 264), (0, 0)),
+        ((456, 123), (0, 0)),
+        ((524, 316), (1, 0)),
+    ],
+    ids=str,
+)
+def test_one_of_clip_retrievals_seven_photographs_is_cropped_one_pixel_further_left(size, shift):
+    """The sizes of the images in its tests/test_clip_inference; OpenAI's code made the tensors beside them.
+
+    With torchvision's offset, ours equal all seven to the last bit; with transformers', the first six.
+    """
+    resized = CLIP.resized(*size)
+    ours = [(length - 224) // 2 for length in resized]
+    theirs = [torchvision_offset(length, 224) for length in resized]
+    assert tuple(np.subtract(theirs, ours)) == shift
+
+
 def test_an_area_is_what_it_says():
     assert Area(320, 32, 4).of(1, 1) == (320, 320)
     assert Area(320, 32, 4).of(9, 1) == (640, 160)
