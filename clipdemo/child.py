@@ -35,6 +35,11 @@ _PASSED_ON = (
 )
 
 
+def cores() -> int:
+    """Number of processor cores that this process, and its children, may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start(
     module: str,
     *arguments: str,

@@ -1,6 +1,6 @@
 """The frozen dataclasses that travel between modules, and the ``Encoder`` protocol.
 
-Depends only on ``similarity`` (pure NumPy): without frameworks, files or network.
+Depends only on ``similarity`` (pure NumPy), ``errors`` and ``view``: without frameworks, files or network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Protocol
 from PIL import Image
 
 from clipdemo import similarity
+from clipdemo.errors import ImageError
 from clipdemo.similarity import FloatArray, IntArray
+from clipdemo.view import TowerView, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +25,13 @@ class ImageItem:
     Attributes:
         name: file name or URL as the user gave it; untrusted, escape it before showing it.
         sha256: hex digest of the original file's bytes; identifies the image everywhere.
-        image: RGB, upright, transparency flattened on white, shrunk to the model copy.
+        image: RGB, upright, transparency flattened on white; shrunk to the model copy, which every checkpoint
+            can use, or prepared for one ``view``.
         thumbnail: JPEG bytes, longest side at most 320 pixels; may be empty.
         width: of the upright original, in pixels.
         height: of the upright original, in pixels.
         source: "upload", "zip", "url", "camera", "sample" or "bytes".
+        view: what ``image`` was prepared for; None if it is the model copy.
     """
 
     name: str
@@ -37,6 +41,19 @@ class ImageItem:
     width: int
     height: int
     source: str
+    view: TowerView | None = None
+
+    def seen_by(self, view: TowerView | None) -> Image.Image:
+        """The input of a tower with this view; the model copy where only a processor knows its input.
+
+        Raises:
+            ImageError: the image was prepared for a different view.
+        """
+        if self.view is None:
+            return seen(self.image, view)
+        if self.view != view:
+            raise ImageError("the image was prepared for another checkpoint; decode it again without a view")
+        return self.image
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,10 @@ class Encoder(Protocol):
     @property
     def checkpoint(self) -> Checkpoint:
         """The checkpoint behind every embedding this encoder returns."""
+
+    @property
+    def view(self) -> TowerView | None:
+        """What ``decode_image`` may prepare images for; None takes model copies only."""
 
     @property
     def device(self) -> str:

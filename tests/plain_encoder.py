@@ -35,7 +35,7 @@ def colour_row(rgb: Sequence[float]) -> np.ndarray:
 class PlainEncoder:
     """The mean colour of an image, and the mean of the colours a caption names."""
 
-    device, dtype = "cpu", "float32"
+    view, device, dtype = None, "cpu", "float32"
 
     def __init__(self, name: str = "plain") -> None:
         print_ = hashlib.sha256(name.encode()).hexdigest()

@@ -18,6 +18,7 @@ from clipdemo.audit.result import Result
 from clipdemo.audit.score import Plan, begin, score_table
 from clipdemo.disk import remove_leftovers, replacement, write_atomically
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
+from clipdemo.images.decode import recipe
 from clipdemo.images.locate import folder_locator, printable_name
 from clipdemo.limits import Limits
 from clipdemo.lock import lock_outputs
@@ -29,7 +30,7 @@ from clipdemo.scoring.score import background
 from clipdemo.similarity import FloatArray, percentile
 from clipdemo.tables.row import Row
 from clipdemo.tables.table import Table, open_table
-from clipdemo.types import Checkpoint, Encoder
+from clipdemo.types import Encoder
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _run(options: AuditOptions, table: Table, encoder: Encoder, progress: Progre
     pictures = bool(options.figures or options.report)
     plan = Plan(Limits.from_environment(), options.workers, options.batch_size, thumbnails=pictures)
     with _translate_output_errors(options.partial):
-        ledger = _open_ledger(options, table, encoder.checkpoint, pictures)
+        ledger = _open_ledger(options, table, encoder, pictures)
         try:
             locate = folder_locator(options.images, plan.limits)
             chunks = score_table(table, locate, encoder, ledger, footprint, plan)
@@ -195,7 +196,7 @@ def _changed(options: AuditOptions) -> TableError:
     return TableError(f"{options.table} was changed while it was scored; delete {ledger} and start over")
 
 
-def _open_ledger(options: AuditOptions, table: Table, checkpoint: Checkpoint, pictures: bool) -> Ledger:
+def _open_ledger(options: AuditOptions, table: Table, encoder: Encoder, pictures: bool) -> Ledger:
     path = options.progress_files[0]
     if options.resume and not path.exists() and options.output.exists():
         raise LedgerError(
@@ -206,7 +207,8 @@ def _open_ledger(options: AuditOptions, table: Table, checkpoint: Checkpoint, pi
         "table": table.sha256,
         "image column": str(table.image),
         "caption column": str(table.caption),
-        "checkpoint": checkpoint.fingerprint,
+        "checkpoint": encoder.checkpoint.fingerprint,
+        "preparation of images": recipe(encoder.view),
         "folder of images": printable_name(str(options.images.resolve())),
         "--figures or --report": str(pictures),
     }

@@ -38,7 +38,7 @@ class Plan:
 
     Attributes:
         limits: for every image.
-        workers: threads that fetch and decode.
+        workers: threads that fetch and decode; a batch is ready before the encoder asks for it.
         batch_size: images, and captions, per forward pass.
         thumbnails: whether to keep thumbnails, for pictures and reports.
         patience: seconds to wait for a file before the caller gets control back; None waits until it has
@@ -46,7 +46,7 @@ class Plan:
     """
 
     limits: Limits
-    workers: int = 4
+    workers: int = sources.THREADS
     batch_size: int = 16
     thumbnails: bool = False
     patience: float | None = None
@@ -110,13 +110,14 @@ class _Scorer:
 
     def score(self, table: Table, locate: Locator) -> Iterator[int]:
         """Score the remaining rows; yields as :func:`score_table` does."""
+        decode = partial(decode_image, thumbnail=self._plan.thumbnails, view=self._encoder.view)
         for loaded in sources.load(
             self._sources_and_chunks(table, locate),
             self._plan.limits,
             workers=self._plan.workers,
             look_ahead=self._plan.batch_size,
             patience=self._plan.patience,
-            decode=self._footprint.timed("decode", partial(decode_image, thumbnail=self._plan.thumbnails)),
+            decode=self._footprint.timed("decode", decode),
         ):
             if isinstance(loaded, ImageItem):
                 self._batch.append(loaded)

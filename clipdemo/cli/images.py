@@ -20,6 +20,7 @@ from clipdemo.cli.options import (
     ProgressBar,
     Workers,
     open_encoder,
+    thread_count,
     translate_errors,
 )
 from clipdemo.escape import escape_controls
@@ -49,14 +50,15 @@ def rank(
     checkpoint: Checkpoint = "embedded",
     device: OnDevice = Device.auto,
     batch_size: BatchSize = 16,
-    workers: Workers = 4,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank images for each caption, best first."""
     with translate_errors():
         from clipdemo.cli.scored_images import ScoringOptions
 
-        options = ScoringOptions(images, _captions(caption, captions), template or [], batch_size, workers)
+        texts, threads = _captions(caption, captions), thread_count(workers)
+        options = ScoringOptions(images, texts, template or [], batch_size, threads)
         scored = _score(options, open_encoder(checkpoint, device))
         if output:
             _write(output, scored.ranking_csv())
@@ -76,14 +78,17 @@ def matrix(
     checkpoint: Checkpoint = "embedded",
     device: OnDevice = Device.auto,
     batch_size: BatchSize = 16,
-    workers: Workers = 4,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the cosine of each image with each caption as CSV."""
     with translate_errors():
         from clipdemo.cli.scored_images import ScoringOptions
 
-        options = ScoringOptions(images, _captions(caption, captions), template or [], batch_size, workers)
+        texts, threads = _captions(caption, captions), thread_count(workers)
+        options = ScoringOptions(
+            images, texts, template or [], batch_size, threads, thumbnails=figure is not None
+        )
         scored = _score(options, open_encoder(checkpoint, device))
         if figure:
             _write(figure, scored.matrix_png())

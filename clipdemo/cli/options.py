@@ -33,7 +33,12 @@ Checkpoint = Annotated[
 OnDevice = Annotated[Device, typer.Option(help="auto uses a GPU if available.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 BatchSize = Annotated[int, typer.Option(min=1, max=4096, help="Images per forward pass.")]
-Workers = Annotated[int, typer.Option(min=1, max=64, help="Threads that fetch and decode images.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=64, help="Threads that fetch and decode images.  [default: one per core, 4 to 16]"
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 PairsTable = Annotated[
     Path, typer.Argument(help="CSV, TSV, JSONL or Parquet with an image and a caption column.")
@@ -42,6 +47,13 @@ ImageFolder = Annotated[
     Path | None,
     typer.Option(help="Folder that relative image paths start from.  [default: the table's folder]"),
 ]
+
+
+def thread_count(workers: int | None) -> int:
+    """The threads that fetch and decode, with the default where none are named."""
+    from clipdemo.images.sources import THREADS
+
+    return workers or THREADS
 
 
 def open_encoder(name: str, device: Device) -> Encoder:

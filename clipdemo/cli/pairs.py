@@ -17,6 +17,7 @@ from clipdemo.cli.options import (
     Resume,
     Workers,
     open_encoder,
+    thread_count,
     translate_errors,
 )
 
@@ -45,7 +46,7 @@ def pairs(
         Device | None, typer.Option(help="auto uses a GPU if available.  [default: auto]")
     ] = None,
     batch_size: BatchSize = 16,
-    workers: Workers = 4,
+    workers: Workers = None,
     resume: Resume = False,
     config: Annotated[
         Path | None,
@@ -73,7 +74,7 @@ def pairs(
             images=images or settings.image_path or source.parent,
             columns=(image_column, caption_column),
             batch_size=batch_size,
-            workers=workers,
+            workers=thread_count(workers),
             resume=resume,
         )
         name = checkpoint or settings.pretrained_model or "embedded"

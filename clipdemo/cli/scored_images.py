@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from clipdemo.errors import ImageError
 from clipdemo.escape import escape_controls
 from clipdemo.images import sources
 from clipdemo.images.locate import read_arguments
+from clipdemo.images.pool import decode_image
 from clipdemo.limits import Limits
 from clipdemo.models import catalogue
 from clipdemo.output import files, pictures
@@ -37,6 +39,7 @@ class ScoringOptions:
         templates: prompt templates; empty to encode captions as typed.
         batch_size: images per forward pass.
         workers: threads that fetch and decode.
+        thumbnails: whether to keep thumbnails, for a picture.
     """
 
     images: Sequence[str]
@@ -44,6 +47,7 @@ class ScoringOptions:
     templates: Sequence[str]
     batch_size: int
     workers: int
+    thumbnails: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class ScoredImages:
     Attributes:
         names: (n_images) names; each file appears once.
         hashes: (n_images) SHA-256 of each file.
-        thumbnails: (n_images) JPEG bytes.
+        thumbnails: (n_images) JPEG bytes; empty unless asked for.
         captions: (n_captions) texts.
         cosine: (n_images, n_captions) cosines.
         background: cosines of unrelated pairs under the same checkpoint and templates.
@@ -184,7 +188,11 @@ def score_images(options: ScoringOptions, encoder: Encoder, progress: ProgressCa
             progress(len(distinct), None, len(distinct) / (time.perf_counter() - started))
 
     named = read_arguments(options.images, limits)
-    for item in sources.load(named, limits, workers=options.workers, look_ahead=options.batch_size):
+    decode = partial(decode_image, thumbnail=options.thumbnails, view=encoder.view)
+    loading = sources.load(
+        named, limits, workers=options.workers, look_ahead=options.batch_size, decode=decode
+    )
+    for item in loading:
         if isinstance(item, Rejected):
             rejected.append(f"{item.name}: {item.verdict}: {item.reason}")
         elif item is not None and item.sha256 in distinct:

@@ -24,6 +24,7 @@ from clipdemo.cli.options import (
     Resume,
     Workers,
     open_encoder,
+    thread_count,
     translate_errors,
 )
 from clipdemo.escape import escape_controls
@@ -156,7 +157,7 @@ def evaluate(
     images: ImageFolder = None,
     device: OnDevice = Device.auto,
     batch_size: BatchSize = 16,
-    workers: Workers = 4,
+    workers: Workers = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure retrieval between images and captions: recall@k, median rank and MRR, in both directions.
@@ -169,7 +170,7 @@ def evaluate(
 
         encoder = open_encoder(checkpoint, device)
         folder, only = images or table.parent, split.value if split else None
-        options = EvaluationOptions(table, folder, only, batch_size, workers)
+        options = EvaluationOptions(table, folder, only, batch_size, thread_count(workers))
         with ProgressBar("rows") as progress:
             report = run_evaluation(options, encoder, progress)
     typer.echo(report.as_json() if as_json else report.as_text())

@@ -5,7 +5,6 @@ The figures depend on the machine and its load, so no test asserts them.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -126,11 +125,6 @@ class Stopwatch:
         """Discard a measurement, so that it is taken again."""
         with self._guard:
             self._timings.pop(checkpoint.fingerprint, None)
-
-
-def cores() -> int:
-    """Number of processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _timed(encoder: CachedEncoder, encode: Callable[[Encoder], object]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from clipdemo import child
 from clipdemo.compare import costs
 from clipdemo.compare.costs import Cost
 from clipdemo.compare.ranks import Comparison
@@ -53,7 +54,7 @@ def cost_row(title: str, cost: Cost) -> dict[str, object]:
 
 def cost_sentence() -> str:
     """How the costs were measured."""
-    count = costs.cores()
+    count = child.cores()
     return (
         f"Measured on this machine, with {count} processor core{'s' if count > 1 else ''} shared by all "
         f"visitors: the median of {costs.MIN_BATCHES} to {costs.MAX_BATCHES} batches of {costs.IMAGES} "
@@ -67,7 +68,7 @@ def costs_csv(known: Mapping[str, Cost]) -> bytes:
     rows = []
     for title, cost in known.items():
         origin = {"id": cost.checkpoint.id, "revision": cost.checkpoint.revision}
-        batch = {"images a batch": costs.IMAGES, "captions a batch": costs.CAPTIONS, "cores": costs.cores()}
+        batch = {"images a batch": costs.IMAGES, "captions a batch": costs.CAPTIONS, "cores": child.cores()}
         rows.append({**cost_row(title, cost), **batch, **origin})
     return _csv(rows)
 

@@ -72,4 +72,4 @@ def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
                 return converted or image.convert("RGB")
         except Exception:  # noqa: BLE001, S110 - third-party boundary: the file brings its own colour profile
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

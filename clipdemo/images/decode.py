@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -24,17 +25,20 @@ from PIL.WebPImagePlugin import WebPImageFile
 from pillow_heif import HeifImageFile
 
 from clipdemo.errors import ImageError, ImageTooLargeError, NotAnImageError
-from clipdemo.images.colours import averageable, on_white, to_srgb
 from clipdemo.images.formats import detect_format
+from clipdemo.images.raster import read_raster
 from clipdemo.images.structure import check_structure, declared_pixels, decoding_bytes
 from clipdemo.limits import Limits
 from clipdemo.types import ImageItem
+from clipdemo.view import Size, TowerView
 
 MODEL_SIDE = 384  # shorter side of the model copy; the largest input of the catalogue's checkpoints
 MODEL_LONG_SIDE = 4 * MODEL_SIDE
 THUMBNAIL_SIDE = 320
 THUMBNAIL_QUALITY = 85
+MARGIN = 2  # a file is decoded to at least this many times a view
 
+_VERSION = 1  # raise it when a change of this code changes pixels
 _DEFAULT_LIMITS = Limits()
 
 # Called by class, not through Image.open: the format is known already, an MPO is read as the JPEG that it
@@ -56,16 +60,6 @@ _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # stops WebP and GIF decoders that allocate memory before the size is known here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_TURNS: Final = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -84,8 +78,9 @@ def decode_image(
     source: str = "bytes",
     limits: Limits = _DEFAULT_LIMITS,
     thumbnail: bool = True,
+    view: TowerView | None = None,
 ) -> ImageItem:
-    """Decode one file into the small upright RGB copy that everything else uses.
+    """Decode one file into the small upright RGB copy that everything else uses, or for one image tower.
 
     It runs in this process: hostile bytes may take memory and time that only a worker can bound. Use
     :func:`clipdemo.images.pool.decode_image` for bytes from strangers.
@@ -96,6 +91,8 @@ def decode_image(
         source: as in :class:`ImageItem`.
         limits: ``file_bytes`` and ``pixels`` apply.
         thumbnail: whether to make one; it takes a tenth to a third of the time.
+        view: of the only encoder that gets the item; it is closer to the checkpoint's own preparation, and
+            quicker, than the copy.
 
     Returns:
         An item without a reference to ``data``.
@@ -105,8 +102,13 @@ def decode_image(
         ImageTooLargeError: more bytes, pixels or memory than the limits.
     """
     check_size(data, limits)
-    picture = decode_picture(data, limits, thumbnail=thumbnail)
-    return as_item(picture, data, name, source)
+    picture = decode_picture(data, limits, thumbnail=thumbnail, view=view)
+    return as_item(picture, data, name, source, view)
+
+
+def recipe(view: TowerView | None) -> str:
+    """What belongs to the key of anything computed from items: changes whenever their pixels could."""
+    return f"{json.dumps(view.as_json(), sort_keys=True) if view else 'model copy'}; {_VERSION}"
 
 
 def check_size(data: bytes, limits: Limits) -> None:
@@ -124,14 +126,20 @@ def check_size(data: bytes, limits: Limits) -> None:
         )
 
 
-def as_item(picture: Picture, data: bytes, name: str, source: str) -> ImageItem:
+def as_item(picture: Picture, data: bytes, name: str, source: str, view: TowerView | None) -> ImageItem:
     """The item of a decoded file, identified by the hash of its bytes."""
     digest = hashlib.sha256(data).hexdigest()
-    return ImageItem(name, digest, picture.image, picture.thumbnail, picture.width, picture.height, source)
+    size = picture.width, picture.height
+    return ImageItem(name, digest, picture.image, picture.thumbnail, *size, source, view)
 
 
 def decode_picture(
-    data: bytes, limits: Limits, *, thumbnail: bool = True, reserve: Callable[[int], None] | None = None
+    data: bytes,
+    limits: Limits,
+    *,
+    thumbnail: bool = True,
+    view: TowerView | None = None,
+    reserve: Callable[[int], None] | None = None,
 ) -> Picture:
     """Decode one file.
 
@@ -139,6 +147,7 @@ def decode_picture(
         data: the whole file.
         limits: ``pixels`` applies.
         thumbnail: whether to make one.
+        view: as in :func:`decode_image`.
         reserve: called with an estimate of the memory in bytes, as soon as the size of the image is known
             and before its pixels are decoded.
 
@@ -149,8 +158,8 @@ def decode_picture(
     kind = detect_format(data)
     try:
         check_structure(data, kind, limits)
-        image, size = _model_copy(data, kind, limits, reserve)
-        return Picture(image, _thumbnail(image) if thumbnail else b"", *size)
+        file = _open(data, kind, limits, reserve)
+        return _seen(file, view, thumbnail=thumbnail) if view else _copied(file, thumbnail=thumbnail)
     except ImageError:
         raise
     except _BOMBS as error:
@@ -187,46 +196,45 @@ def _open(
     return file
 
 
-def _model_copy(
-    data: bytes, kind: str, limits: Limits, reserve: Callable[[int], None] | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """The model copy and the (width, height) of the upright original."""
-    file = _open(data, kind, limits, reserve)
-    width, height = file.size
-    size = _fit(width, height, shorter=MODEL_SIDE, longer=MODEL_LONG_SIDE)
-    # A JPEG can decode at 1/2, 1/4 or 1/8 of its size; draft() stays above the copy's and keeps the colours.
-    drafted = file.draft(None, size) if kind == "JPEG" else None
-    file.load()
-    turn = _TURNS.get(_orientation(file))
-    icc = file.info.get("icc_profile")
-    # First a box filter down to at least twice the copy: conversions become cheap, and the sharp filter of
-    # the last step stays well sampled. (A JPEG's own filter does not need this margin.)
-    image = averageable(file)
-    across, down = drafted[1][2:] if drafted else image.size  # without the padding of a drafted JPEG
-    factors = max(1, image.width // (2 * size[0])), max(1, image.height // (2 * size[1]))
-    image = to_srgb(on_white(image.reduce(factors)), icc)
-    box = (0.0, 0.0, across / factors[0], down / factors[1])
-    image = image.resize(size, Image.Resampling.LANCZOS, box=box)
-    if turn is not None:
-        image = image.transpose(turn)
-        if turn in {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}:
-            width, height = height, width
-    image.info = {}  # drops EXIF, GPS position, comments and profile
-    return image, (width, height)
+def _copied(file: ImageFile.ImageFile, *, thumbnail: bool) -> Picture:
+    """The model copy, and the thumbnail made from it."""
+    size = _fit(*file.size, shorter=MODEL_SIDE, longer=MODEL_LONG_SIDE)
+    # A box filter leaves twice the copy, so that the sharp filter of the last step stays well sampled. (A
+    # JPEG's own filter does not need this margin.)
+    raster = read_raster(file, drafted=size, reduced=(2 * size[0], 2 * size[1]))
+    size = _fit(*raster.size, shorter=MODEL_SIDE, longer=MODEL_LONG_SIDE)
+    image = raster.upright(size, Image.Resampling.LANCZOS)
+    return Picture(image, _thumbnail(image) if thumbnail else b"", *raster.size)
+
+
+def _seen(file: ImageFile.ImageFile, view: TowerView, *, thumbnail: bool) -> Picture:
+    """The input of a tower with ``view``; the thumbnail shows the whole picture."""
+    strip = view.box(*file.size) != (0, 0, *file.size)
+    enough = file.size if strip else _enough(view, *file.size)
+    raster = read_raster(file, drafted=enough, reduced=enough)
+    if strip:  # rare; cropped before it is resized
+        image = view.of(raster.upright(raster.size, view.filter))
+    else:
+        image = view.cropped(raster.upright(view.resized(*raster.size), view.filter))
+    if not thumbnail:
+        return Picture(image, b"", *raster.size)
+    small = _fit(*raster.size, shorter=THUMBNAIL_SIDE, longer=THUMBNAIL_SIDE)
+    return Picture(image, _thumbnail(raster.upright(small, Image.Resampling.HAMMING)), *raster.size)
+
+
+def _enough(view: TowerView, width: int, height: int) -> Size:
+    """The size that a file is decoded to at least: enough for the view, and for a thumbnail."""
+    size = view.resized(width, height)
+    if isinstance(view.size, tuple):  # which side is up is known after the pixels
+        size = max(size), max(size)
+    small = _fit(width, height, shorter=THUMBNAIL_SIDE, longer=THUMBNAIL_SIDE)
+    return max(MARGIN * size[0], small[0]), max(MARGIN * size[1], small[1])
 
 
 def _fit(width: int, height: int, *, shorter: int, longer: int) -> tuple[int, int]:
     """The size within both bounds; never enlarged, at least one pixel."""
     scale = min(1.0, shorter / min(width, height), longer / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation after loading; a broken EXIF block leaves the image unturned."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001 - third-party boundary: Pillow parses a hostile EXIF block
-        return 1
 
 
 def _thumbnail(image: Image.Image) -> bytes:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import atexit
 import json
 import logging
-import os
 import signal
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, LifoQueue
 from typing import IO, Final
@@ -29,8 +29,9 @@ from clipdemo.images.decode import MODEL_LONG_SIDE, Picture, as_item, check_size
 from clipdemo.images.structure import decoding_bytes
 from clipdemo.limits import Limits
 from clipdemo.types import ImageItem
+from clipdemo.view import TowerView
 
-WORKERS: Final = min(max(2, os.cpu_count() or 1), 8)
+WORKERS: Final = min(max(2, child.cores()), 16)
 DEADLINE_SECONDS: Final = 60.0  # of waiting for one answer; processor time ends a busy worker much sooner
 TASKS: Final = 1_000  # of one worker; a new one takes a fifth of a second and starts without leaks
 MAX_LINE: Final = 4_096
@@ -50,6 +51,7 @@ def decode_image(
     source: str = "bytes",
     limits: Limits = _DEFAULT_LIMITS,
     thumbnail: bool = True,
+    view: TowerView | None = None,
 ) -> ImageItem:
     """Decode one file in a worker process; callable from many threads.
 
@@ -59,6 +61,7 @@ def decode_image(
         source: likewise.
         limits: likewise.
         thumbnail: likewise.
+        view: likewise.
 
     Raises:
         NotAnImageError: not an image, an unsupported format, or a broken file.
@@ -66,7 +69,8 @@ def decode_image(
             its size takes.
     """
     check_size(data, limits)
-    return as_item(_POOL.decode(data, limits, thumbnail=thumbnail), data, name, source)
+    picture = _POOL.decode(data, limits, thumbnail=thumbnail, view=view)
+    return as_item(picture, data, name, source, view)
 
 
 def close() -> None:
@@ -89,7 +93,9 @@ class _Worker:
         except (OSError, ValueError, RecursionError):
             return False
 
-    def decode(self, data: bytes, limits: Limits, budget: Budget, *, thumbnail: bool) -> Picture:
+    def decode(
+        self, data: bytes, limits: Limits, budget: Budget, *, thumbnail: bool, view: TowerView | None
+    ) -> Picture:
         """Send one file and read the answer.
 
         Raises:
@@ -97,12 +103,13 @@ class _Worker:
             OSError, ValueError, KeyError, RecursionError, MemoryError: the process ended or answers nonsense.
         """
         self.tasks += 1
-        task = {"size": len(data), "pixels": limits.pixels, "thumbnail": thumbnail}
+        fields = view.as_json() if view else None
+        task = {"size": len(data), "pixels": limits.pixels, "thumbnail": thumbnail, "view": fields}
         answer = self._ask(json.dumps(task).encode() + b"\n", data)
         if "need" not in answer:
-            return self._read_answer(answer, limits)
+            return self._read_answer(answer, limits, view)
         with budget.reserve(_count(answer["need"])):
-            return self._read_answer(self._ask(b"\n"), limits)
+            return self._read_answer(self._ask(b"\n"), limits, view)
 
     def end(self) -> ImageError:
         """End the process; returns the verdict on an image that it was decoding."""
@@ -134,7 +141,7 @@ class _Worker:
             raise ValueError("not an object")
         return answer
 
-    def _read_answer(self, answer: dict[str, object], limits: Limits) -> Picture:
+    def _read_answer(self, answer: dict[str, object], limits: Limits, view: TowerView | None) -> Picture:
         """Read the pixels; every figure is checked, as a hostile file may have taken the worker over."""
         if "error" in answer:
             kind = ImageTooLargeError if answer.get("too_large") else NotAnImageError
@@ -145,10 +152,10 @@ class _Worker:
         size = _count(copy[0]), _count(copy[1])
         length = _count(answer["thumbnail"])
         width, height = _count(answer["width"]), _count(answer["height"])
-        if not 1 <= min(size) <= max(size) <= MODEL_LONG_SIDE or length > MAX_THUMBNAIL:
-            raise ValueError("impossible sizes")
-        if not 1 <= width * height <= limits.pixels:
+        if not 1 <= min(width, height) <= width * height <= limits.pixels:
             raise ValueError("impossible image")
+        if not _fits(size, view, width, height) or length > MAX_THUMBNAIL:
+            raise ValueError("impossible sizes")
         with child.deadline(self.process, DEADLINE_SECONDS) as self.late:
             pixels = self._read(3 * size[0] * size[1])
             small = self._read(length)
@@ -174,7 +181,9 @@ class _Pool:
         self._guard = threading.Lock()
         self._closed = False
 
-    def decode(self, data: bytes, limits: Limits, *, thumbnail: bool) -> Picture:
+    def decode(
+        self, data: bytes, limits: Limits, *, thumbnail: bool, view: TowerView | None = None
+    ) -> Picture:
         """Wait for a worker and have it decode one file.
 
         Raises:
@@ -183,13 +192,16 @@ class _Pool:
         worker = self._idle.get()
         try:
             worker = self._usable(worker)
-            return self._decode_with(worker, data, limits, thumbnail=thumbnail)
+            with self._replacing(worker):
+                return worker.decode(data, limits, self._budget, thumbnail=thumbnail, view=view)
         finally:
             self._idle.put(worker)  # one that was lost is replaced when its turn comes
 
-    def _decode_with(self, worker: _Worker, data: bytes, limits: Limits, *, thumbnail: bool) -> Picture:
+    @contextmanager
+    def _replacing(self, worker: _Worker) -> Iterator[None]:
+        """Drop the worker if it is lost, or in the middle of an answer."""
         try:
-            return worker.decode(data, limits, self._budget, thumbnail=thumbnail)
+            yield
         except ImageError:
             raise
         except (OSError, ValueError, KeyError, RecursionError, MemoryError) as error:
@@ -241,6 +253,11 @@ class _Pool:
         with self._guard:
             self._alive.discard(worker)
         return worker.end()
+
+
+def _fits(size: tuple[int, int], view: TowerView | None, width: int, height: int) -> bool:
+    """Whether ``size`` can be that of a model copy, or of the view of an image of ``width`` x ``height``."""
+    return size == view.output(width, height) if view else 1 <= min(size) <= max(size) <= MODEL_LONG_SIDE
 
 
 def _count(value: object) -> int:

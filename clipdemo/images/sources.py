@@ -16,13 +16,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from clipdemo.errors import ArchiveError, ClipdemoError, ImageTooLargeError
-from clipdemo.images.pool import decode_image
+from clipdemo.images.pool import WORKERS, decode_image
 from clipdemo.limits import Limits
 from clipdemo.types import ImageItem, Rejected
 
+THREADS: Final = max(4, WORKERS)  # keep every decoding worker busy, and several servers waiting
 MAX_ENTRIES = 10_000
 MAX_NAME = 4_096  # characters of a path inside a zip; Linux allows as many bytes
 MAX_RATIO = 100  # unpacked to packed bytes; images hardly shrink in a zip, see _unpacked_limit

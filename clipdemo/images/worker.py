@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pillow_heif
 from PIL import AvifImagePlugin
@@ -20,6 +20,7 @@ from clipdemo.errors import ImageError, ImageTooLargeError
 from clipdemo.images.decode import Picture, decode_picture
 from clipdemo.images.structure import decoding_bytes
 from clipdemo.limits import Limits
+from clipdemo.view import TowerView
 
 HEADER_SECONDS = 5  # of processor time, for everything but the pixels
 PIXELS_PER_SECOND = 10_000_000  # the slowest honest file of 50 megapixels took 2.8 s on an AMD EPYC
@@ -35,8 +36,9 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         _decode(data, task, requests, answers)
 
 
-def _decode(data: bytes, task: dict[str, int], requests: BinaryIO, answers: BinaryIO) -> None:
-    pixels = task["pixels"]
+def _decode(data: bytes, task: dict[str, Any], requests: BinaryIO, answers: BinaryIO) -> None:
+    pixels, fields = task["pixels"], task["view"]
+    view = TowerView.from_json(fields) if fields else None
 
     def reserve(nbytes: int) -> None:
         _send(answers, {"need": nbytes})
@@ -45,7 +47,7 @@ def _decode(data: bytes, task: dict[str, int], requests: BinaryIO, answers: Bina
 
     try:
         picture = decode_picture(
-            data, Limits(pixels=pixels), thumbnail=bool(task["thumbnail"]), reserve=reserve
+            data, Limits(pixels=pixels), thumbnail=task["thumbnail"], view=view, reserve=reserve
         )
     except ImageError as error:
         _send(answers, {"error": str(error), "too_large": isinstance(error, ImageTooLargeError)})

@@ -177,6 +177,11 @@ class CachedEncoder:
         return self._checkpoint
 
     @property
+    def view(self) -> None:
+        """Always None: all sessions share an embedding, so all compute it from the same model copy."""
+        return None
+
+    @property
     def encoder(self) -> Encoder:
         """The encoder without the cache.
 

@@ -25,6 +25,7 @@ from clipdemo.similarity import IntArray
 from clipdemo.tables.row import SPLITS
 from clipdemo.tables.table import Table
 from clipdemo.types import ImageItem, Rejected
+from clipdemo.view import TowerView
 
 SHARE = 0.1  # of the images, for each of validation and test, where the table does not name splits
 BATCH = 16
@@ -82,6 +83,7 @@ class ImageReader:
         progress: called with the number of images read.
         known: SHA-256 of images that need no decoding.
         encode: called with each batch of decoded images, or None.
+        view: what `encode` gets; None for model copies.
     """
 
     locate: Locator
@@ -89,6 +91,7 @@ class ImageReader:
     progress: ProgressCallback
     known: Collection[str] = frozenset()
     encode: Callable[[Sequence[ImageItem]], None] | None = None
+    view: TowerView | None = None
 
     def read(self, files: Collection[Source]) -> tuple[dict[str, str], dict[str, str]]:
         """Return name -> SHA-256 of the usable images and name -> verdict of the others."""
@@ -96,7 +99,9 @@ class ImageReader:
         verdicts: dict[str, str] = {}
         seen = set(self.known)
         batch: list[ImageItem] = []
-        for item in sources.load(files, self.limits, workers=2, look_ahead=BATCH, decode=self._decode):
+        for item in sources.load(
+            files, self.limits, workers=sources.THREADS, look_ahead=BATCH, decode=self._decode
+        ):
             if isinstance(item, Rejected):
                 verdicts[item.name] = item.verdict
             elif isinstance(item, ImageItem):
@@ -116,7 +121,7 @@ class ImageReader:
         digest = hashlib.sha256(data).hexdigest()
         if digest in self.known:
             return ImageItem(name, digest, _BLANK, b"", 1, 1, source)
-        return decode_image(data, name, source=source, limits=limits, thumbnail=False)
+        return decode_image(data, name, source=source, limits=limits, thumbnail=False, view=self.view)
 
     def _encode(self, batch: Sequence[ImageItem]) -> None:
         if self.encode:

@@ -28,7 +28,7 @@ from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.tables.row import SPLITS
 from clipdemo.tables.table import open_table
 from clipdemo.train.dataset import ImageReader, read_pairs
-from clipdemo.train.features import FeatureCache
+from clipdemo.train.features import image_cache
 from clipdemo.types import ImageItem
 
 RIDGE = 1.0  # in units of the mean diagonal of the Gram matrix
@@ -64,14 +64,15 @@ def read(path: Path) -> tuple[FloatArray, FloatArray, FloatArray, IntArray]:
         indices of the image and caption of each pair.
     """
     limits, tower = Limits.from_environment(), EmbeddedImageTower()
-    cache, cpu = FeatureCache(tower.fingerprint, tower.dim), torch.device("cpu")
+    cache, cpu = image_cache(tower), torch.device("cpu")
 
     def encode(items: Sequence[ImageItem]) -> None:
         rows = tower_features.image_features(tower, items, cpu).numpy()
         cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
     table, locate = open_table(path.name, lambda: open_regular(path)), folder_locator(path.parent, limits)
-    data = read_pairs(table, ImageReader(locate, limits, lambda *_: None, cache.known, encode), seed=0)
+    reader = ImageReader(locate, limits, lambda *_: None, cache.known, encode, tower.view)
+    data = read_pairs(table, reader, seed=0)
     pairs = data.pairs[data.split[data.pairs[:, 0]] != SPLITS.index("test")]
     images, image_of = np.unique(pairs[:, 0], return_inverse=True)
     captions, caption_of = np.unique(pairs[:, 1], return_inverse=True)

@@ -1,7 +1,8 @@
 """An on-disk cache of features: each image and caption goes through a frozen tower once.
 
-A row depends on the tower's fingerprint and the content only (last digits vary by device), so all runs share
-it. The files contain numbers and hashes, neither images nor captions, and may be deleted at any time.
+A row depends on the tower's fingerprint, on how images are prepared, and on the content only (last digits
+vary by device), so all runs share it. The files contain numbers and hashes, neither images nor captions, and
+may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -17,18 +18,29 @@ import torch
 from torch import Tensor
 
 from clipdemo.errors import OutputError
+from clipdemo.images.decode import recipe
 from clipdemo.models.trained import features as tower_features
-from clipdemo.models.trained.towers import AnyTextTower
+from clipdemo.models.trained.towers import AnyImageTower, AnyTextTower
 from clipdemo.similarity import FloatArray
 
 CAPTION_BATCH = 256  # captions encoded between two writes to the cache
+
+
+def image_cache(tower: AnyImageTower) -> FeatureCache:
+    """The cache of an image tower's features of images in its view.
+
+    Raises:
+        OutputError: the file cannot be created or read.
+    """
+    key = f"{tower.fingerprint} {recipe(tower.view)}"
+    return FeatureCache(hashlib.sha256(key.encode()).hexdigest(), tower.dim)
 
 
 class FeatureCache:
     """The feature rows of one tower in a SQLite file, by the SHA-256 of their content.
 
     Args:
-        fingerprint: of the tower.
+        fingerprint: of the tower and of how its inputs are prepared.
         dim: length of a row.
 
     Attributes:

@@ -26,6 +26,7 @@ from clipdemo.models.trained.heads import MAX_SCALE
 from clipdemo.similarity import IntArray
 from clipdemo.train.learner import TrainingImages, trainable_parameters, weight_decay_groups
 from clipdemo.train.loss import sigmoid_loss, softmax_loss
+from clipdemo.view import seen
 
 RANK, ALPHA = 8, 16.0
 
@@ -108,7 +109,8 @@ class FineTuneLearner(nn.Module):
 
     def embed_images(self, indices: IntArray) -> Tensor:
         """Return (len(indices), dim) unit rows."""
-        inputs = to_device(self._base.image_inputs(self._images.read(indices)), self.log_scale.device)
+        images = [seen(image, self._base.view) for image in self._images.read(indices)]
+        inputs = to_device(self._base.image_inputs(images), self.log_scale.device)
         return nn.functional.normalize(self.model.get_image_features(**inputs).pooler_output, dim=1)
 
     def embed_captions(self, indices: IntArray) -> Tensor:

@@ -22,6 +22,7 @@ from clipdemo.models.trained import folder as trained_folder
 from clipdemo.similarity import IntArray
 from clipdemo.train.loss import softmax_loss
 from clipdemo.types import ImageItem
+from clipdemo.view import seen
 
 TOWER_RATE = 0.02  # of the heads' learning rate: towers are pretrained
 
@@ -164,7 +165,7 @@ class DualLearner(nn.Module):
         if self._image_features is not None:
             return self._image_features[torch.from_numpy(indices)]
         tower = self.model.image_tower
-        inputs = tower.inputs(self._images.read(indices))
+        inputs = tower.inputs([seen(image, tower.view) for image in self._images.read(indices)])
         rows: Tensor = tower(**tower_features.to_device(inputs, self.log_scale.device))
         return rows
 

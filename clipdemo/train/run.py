@@ -26,7 +26,7 @@ from clipdemo.scoring.retrieval import Evaluation, evaluate
 from clipdemo.tables.table import Table, open_table
 from clipdemo.train import card, finetune, state
 from clipdemo.train.dataset import ImageReader, Pairs, read_pairs
-from clipdemo.train.features import FeatureCache, caption_features
+from clipdemo.train.features import caption_features, image_cache
 from clipdemo.train.learner import DualLearner, Learner, TrainingImages
 from clipdemo.train.loop import History, Progress, Settings, embed, train, translate_step_memory_errors
 from clipdemo.types import ImageItem
@@ -242,13 +242,13 @@ def _prepare_towers(
         image_features = None
         pairs = read_pairs(table, ImageReader(locate, limits, progress), options.seed)
     else:
-        cache = FeatureCache(image_tower.fingerprint, image_tower.dim)
+        cache = image_cache(image_tower)
 
         def encode(items: Sequence[ImageItem]) -> None:
             rows = tower_features.image_features(image_tower, items, device).cpu().numpy()
             cache.add({item.sha256: row for item, row in zip(items, rows, strict=True)})
 
-        reader = ImageReader(locate, limits, progress, cache.known, encode)
+        reader = ImageReader(locate, limits, progress, cache.known, encode, image_tower.view)
         pairs = read_pairs(table, reader, options.seed)
         image_features = torch.from_numpy(cache.rows(pairs.sha256)).to(device)
         cache.close()

@@ -29,6 +29,7 @@ from clipdemo.models.frameworks import IMPORT_LOCK, translate_load_errors
 from clipdemo.models.weights import has_safetensors
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
+from clipdemo.view import TowerView, crop_to_max_aspect
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -111,6 +112,11 @@ class TransformersEncoder:
         self._tokenizing = threading.Lock()
 
     @property
+    def view(self) -> TowerView | None:
+        """What images may be prepared for; None where only the checkpoint's processor knows."""
+        return self._recipe.view if self._recipe else None
+
+    @property
     def device(self) -> str:
         """The device of the forward pass."""
         return self._device.type
@@ -139,7 +145,7 @@ class TransformersEncoder:
         if not items:
             return np.zeros((0, self.checkpoint.dim), dtype=np.float32)
         with self._translate_errors(), torch.inference_mode():
-            inputs = self.image_inputs([item.image for item in items])
+            inputs = self.image_inputs([item.seen_by(self.view) for item in items])
             return self._unit(self._model.get_image_features(**inputs).pooler_output)
 
     def encode_captions(self, captions: Sequence[str]) -> FloatArray:
@@ -151,11 +157,15 @@ class TransformersEncoder:
             return self._unit(self._model.get_text_features(**inputs).pooler_output)
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """Inputs of the image tower: pixel values, and for NaFlex checkpoints masks and shapes."""
-        usable = [crop_to_max_aspect(image) for image in images]
+        """Inputs of the image tower: pixel values, and for NaFlex checkpoints masks and shapes.
+
+        Args:
+            images: went through ``view``, where there is one.
+        """
         if self._recipe:
-            pixels = torch.from_numpy(self._recipe.pixels(usable))
+            pixels = torch.from_numpy(self._recipe.pixels(images))
             return {"pixel_values": pixels.to(self._device, self._dtype)}
+        usable = [crop_to_max_aspect(image) for image in images]
         batch = self._processor(usable, return_tensors="pt").to(self._device)
         return {
             name: value.to(self._dtype) if value.is_floating_point() else value
@@ -244,16 +254,3 @@ def split_at_limit(caption: str, limit: int, count_tokens: Callable[[str], int])
         else:
             high = middle - 1
     return CaptionTokens(used, limit, caption[:low], caption[low:])
-
-
-def crop_to_max_aspect(image: Image.Image) -> Image.Image:
-    """Crop to the middle what is longer than 20 times its width.
-
-    The processors enlarge the shorter side to the model's size; a strip of one pixel would exhaust the
-    memory.
-    """
-    longest = 20 * min(image.size)
-    if max(image.size) <= longest:
-        return image
-    left, top = max(0, (image.width - longest) // 2), max(0, (image.height - longest) // 2)
-    return image.crop((left, top, image.width - left, image.height - top))

@@ -21,6 +21,7 @@ from clipdemo.models.embedded import projection, towers
 from clipdemo.models.frameworks import IMPORT_LOCK
 from clipdemo.similarity import FloatArray, IntArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
+from clipdemo.view import TowerView
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class EmbeddedEncoder:
         )
 
     @property
+    def view(self) -> TowerView:
+        """That of the image tower."""
+        return towers.VIEW
+
+    @property
     def device(self) -> str:
         """Always the CPU: the towers are small."""
         return "cpu"
@@ -84,7 +90,7 @@ class EmbeddedEncoder:
         with memory.translate_memory_errors(towers.MODEL_NAME), torch.inference_mode():
             tower = self._towers().image
             for item in items:  # one by one: shapes differ, and larger batches do not fit the CPU's cache
-                pooled, classes = tower(torch.from_numpy(towers.pixels(item.image)))
+                pooled, classes = tower(torch.from_numpy(towers.pixels(item.seen_by(self.view))))
                 features.append(pooled.numpy())
                 logits.append(classes.numpy())
         return projection.shipped().embed_images(np.concatenate(features), np.concatenate(logits))

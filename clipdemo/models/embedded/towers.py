@@ -17,6 +17,7 @@ from clipdemo import memory
 from clipdemo.models.embedded import packages
 from clipdemo.models.embedded.packages import PackagedFile
 from clipdemo.similarity import FloatArray
+from clipdemo.view import Area, TowerView
 
 if TYPE_CHECKING:
     from clipdemo.models.embedded.efficientnet import EfficientNetLite0
@@ -25,6 +26,7 @@ MODEL_NAME = "the embedded model"  # in error messages
 IMAGE_SIZE = 320  # side of a square image; others have as many pixels in their own proportions
 SIDE_STEP = 32  # sides are multiples of the factor by which the tower shrinks an image
 MAX_ASPECT = 4  # longer to shorter side; images beyond it are squeezed
+VIEW = TowerView(Area(IMAGE_SIZE, SIDE_STEP, MAX_ASPECT), Image.Resampling.BICUBIC)
 FEATURE_DIM = 1792  # pooled: 1280 of the head, 320 and 192 of the two blocks before it
 CONTEXT_LENGTH = 128  # the text tower's own tokenizer file truncates to it
 IMAGE_PARAMETERS, TEXT_PARAMETERS = 4_652_008, 22_713_216  # a test compares them with the loaded towers
@@ -69,10 +71,8 @@ def package_versions() -> str:
 
 
 def pixels(image: Image.Image) -> FloatArray:
-    """(1, 3, height, width) of the whole image in its own proportions, as (x - 127) / 128."""
-    root = min(max(image.width / image.height, 1 / MAX_ASPECT), MAX_ASPECT) ** 0.5
-    size = tuple(SIDE_STEP * round(side / SIDE_STEP) for side in (IMAGE_SIZE * root, IMAGE_SIZE / root))
-    levels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+    """(1, 3, height, width) of an image in ``VIEW``, as (x - 127) / 128."""
+    levels = np.asarray(image, dtype=np.float32)
     return ((levels - np.float32(127)) / np.float32(128)).transpose(2, 0, 1)[None]
 
 

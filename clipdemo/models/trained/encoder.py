@@ -17,6 +17,7 @@ from clipdemo.models.trained import folder as trained_folder
 from clipdemo.models.trained.features import caption_features, image_features
 from clipdemo.similarity import FloatArray
 from clipdemo.types import CaptionTokens, Checkpoint, ImageItem
+from clipdemo.view import TowerView
 
 
 class TrainedEncoder:
@@ -51,6 +52,11 @@ class TrainedEncoder:
         )
         # Truncation and padding are state of the tokenizer: two threads would mix them up.
         self._tokenizing = threading.Lock()
+
+    @property
+    def view(self) -> TowerView | None:
+        """That of the image tower."""
+        return self._model.image_tower.view
 
     @property
     def device(self) -> str:

@@ -16,7 +16,7 @@ def image_features(tower: AnyImageTower, items: Sequence[ImageItem], device: tor
     """(len(items), tower.dim) features."""
     rows = [torch.zeros(0, tower.dim, device=device)]
     for start in range(0, len(items), tower.batch_size):
-        inputs = tower.inputs([item.image for item in items[start : start + tower.batch_size]])
+        inputs = tower.inputs([item.seen_by(tower.view) for item in items[start : start + tower.batch_size]])
         rows.append(tower(**to_device(inputs, device)))
     return torch.cat(rows)
 

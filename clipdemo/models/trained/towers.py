@@ -19,13 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError, UnsupportedCheckpointError
-from clipdemo.models.clip.encoder import crop_to_max_aspect, split_at_limit
+from clipdemo.models.clip.encoder import split_at_limit
 from clipdemo.models.embedded import conse
 from clipdemo.models.embedded import towers as embedded_towers
 from clipdemo.models.embedded.encoder import EmbeddedEncoder
 from clipdemo.models.frameworks import translate_load_errors
 from clipdemo.models.weights import has_safetensors
 from clipdemo.types import CaptionTokens
+from clipdemo.view import TowerView, crop_to_max_aspect
 
 MAX_TOKENS = 128  # of a caption; some text models would read more
 
@@ -42,6 +43,7 @@ class EmbeddedImageTower(nn.Module):
 
     dim = embedded_towers.FEATURE_DIM + conse.DIM
     image_size = embedded_towers.IMAGE_SIZE
+    view = embedded_towers.VIEW
     batch_size = 1  # shapes differ, and larger batches do not fit the CPU's cache
 
     def __init__(self, *, learned: bool = False) -> None:
@@ -57,7 +59,7 @@ class EmbeddedImageTower(nn.Module):
         ).hexdigest()
 
     def inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
-        """Pixels of each image, (1, 3, height, width), under a name of its own: shapes differ."""
+        """Pixels of images in ``view``, each (1, 3, height, width) under a name of its own: shapes differ."""
         views = [torch.from_numpy(embedded_towers.pixels(image)) for image in images]
         return {f"image_{index}": view for index, view in enumerate(views)}
 
@@ -124,6 +126,7 @@ class ImageTower(nn.Module):
     """
 
     batch_size = 16
+    view: TowerView | None = None  # processors of many kinds: only they know
 
     def __init__(self, folder: Path, name: str, fingerprint: str) -> None:
         super().__init__()

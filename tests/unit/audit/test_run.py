@@ -15,6 +15,7 @@ from clipdemo.audit import run as audit_run
 from clipdemo.audit.ledger import Ledger
 from clipdemo.audit.run import AuditOptions, run_audit
 from clipdemo.errors import FileMissingError, LedgerError, OutputError, TableError
+from clipdemo.view import TowerView
 
 ROWS = [(f"{colour}.png", f"a {colour} square {n % 9}") for n in range(40) for colour in COLOURS]
 
@@ -118,6 +119,12 @@ def test_the_partial_output_has_similarities_before_ranks(place):
     assert {tuple(row[2:]) for row in rows} == {("1.000000", rows[0][3], "", "", "", "no", "", "")}
 
 
+class Viewing(PlainEncoder):
+    """The same checkpoint, for which images are prepared."""
+
+    view = TowerView(8, 3)
+
+
 def test_resuming_without_progress_starts_over(place):
     assert run(place, resume=True).summary.scored == 320
 
@@ -127,6 +134,7 @@ def test_resuming_without_progress_starts_over(place):
     [
         (lambda place: (place / "in.csv").write_bytes(csv_of(ROWS[:-1])), "a different table;"),
         (lambda place: {"encoder": PlainEncoder("other")}, "a different checkpoint;"),
+        (lambda place: {"encoder": Viewing()}, "a different preparation of images;"),
         (lambda place: {"images": place / "elsewhere"}, "a different folder of images;"),
         (lambda place: {"report": place / "r.html"}, "was started with different --figures or --report;"),
         (

@@ -23,6 +23,7 @@ from clipdemo.images.sources import Source
 from clipdemo.limits import Limits
 from clipdemo.tables.row import MAX_CAPTION
 from clipdemo.tables.table import open_table
+from clipdemo.view import TowerView
 
 MANY = [(f"{colour}.png", f"a {colour} square {n % 7}") for n in range(60) for colour in COLOURS]
 
@@ -68,6 +69,41 @@ def test_thumbnails_are_made_only_if_asked_for(thumbnails, monkeypatch):
     ledger = scored(table_of(MANY), PlainEncoder(), plan=Plan(Limits(), thumbnails=thumbnails))
     assert [bool(item.thumbnail) for item in decoded] == [thumbnails] * len(SQUARES)
     assert (ledger.thumbnail(0) in {item.thumbnail for item in decoded}) is thumbnails
+
+
+def test_images_are_decoded_for_the_view_of_the_encoder():
+    class Looking(PlainEncoder):
+        view = TowerView((9, 7), 3)
+
+        def encode_images(self, items):
+            assert {(item.view, item.image.size) for item in items} == {(self.view, (9, 7))}
+            return super().encode_images(items)
+
+    assert not any(errors(scored(table_of(MANY), Looking())))
+
+
+def test_the_next_batch_is_decoded_while_one_is_encoded(monkeypatch):
+    decoded, late = threading.Semaphore(0), []
+
+    def decode(*args, **options):
+        item = pool.decode_image(*args, **options)
+        decoded.release()
+        return item
+
+    class Waiting(PlainEncoder):
+        def encode_images(self, items):
+            left = len(files) - self.images.total() - len(items)
+            # Of those after this batch, one batch is decoded while the encoder is busy, or all there are.
+            for _ in range(min(left, 4) + len(items) if not self.images else min(left, 4)):
+                late.append(not decoded.acquire(timeout=60))
+            return super().encode_images(items)
+
+    monkeypatch.setattr(score, "decode_image", decode)
+    files = {f"{n}.png": square_png("red", 8 + n) for n in range(22)}
+    table = table_of([(name, "red") for name in files])
+    scored(table, Waiting(), locate=Shelf(files).locate, plan=Plan(Limits(), workers=1, batch_size=4))
+    assert late
+    assert not any(late)
 
 
 def test_an_unreadable_file_is_tried_once():

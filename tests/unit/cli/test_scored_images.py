@@ -13,6 +13,7 @@ from tiny_checkpoints import COLOURS
 
 from clipdemo.cli.scored_images import ScoringOptions, score_images
 from clipdemo.errors import CaptionError, ImageError
+from clipdemo.view import TowerView
 
 
 @pytest.fixture
@@ -24,8 +25,8 @@ def photos(tmp_path):
     return folder
 
 
-def scored(images, captions, *, templates=(), encoder=None, seen=None):
-    options = ScoringOptions(list(map(str, images)), captions, templates, batch_size=3, workers=2)
+def scored(images, captions, *, templates=(), encoder=None, seen=None, thumbnails=False):
+    options = ScoringOptions(list(map(str, images)), captions, templates, 3, 2, thumbnails)
     progress = (lambda *done: seen.append(done)) if seen is not None else (lambda *_: None)
     return score_images(options, encoder or PlainEncoder(), progress)
 
@@ -72,7 +73,7 @@ def test_a_caption_with_a_syntax_error_is_an_error(photos):
 
 
 def test_json_csv_text_and_png_agree(photos):
-    found = scored([photos / "red.png", photos / "blue.png"], ["red", "=blue"])
+    found = scored([photos / "red.png", photos / "blue.png"], ["red", "=blue"], thumbnails=True)
     ranking = json.loads(found.ranking_json(1))
     assert ranking["queries"][0]["caption"] == "red"
     (hit,) = ranking["queries"][0]["hits"]
@@ -92,6 +93,19 @@ def test_json_csv_text_and_png_agree(photos):
     with Image.open(io.BytesIO(found.matrix_png())) as picture:
         assert picture.format == "PNG"
     assert "cosine  1.000" in found.ranking_text(2)
+
+
+def test_images_are_decoded_for_the_encoder_and_thumbnails_made_only_for_a_picture(photos):
+    class Looking(PlainEncoder):
+        view = TowerView((9, 7), 3)
+
+        def encode_images(self, items):
+            named = [item for item in items if item.source != "sample"]
+            assert all((item.view, item.image.size) == (self.view, (9, 7)) for item in named)
+            return super().encode_images(items)
+
+    assert not any(scored([photos], ["red"], encoder=Looking()).thumbnails)
+    assert all(scored([photos], ["red"], encoder=Looking(), thumbnails=True).thumbnails)
 
 
 def test_images_are_counted_as_they_are_encoded(photos):
@@ -115,7 +129,7 @@ def test_a_name_that_is_not_utf8_is_shown_with_replacement_characters(tmp_path):
     except OSError:
         pytest.skip("this file system refuses such names")
     for arguments in ([tmp_path], [os.fsdecode(odd)]):
-        found = scored(arguments, ["red"])
+        found = scored(arguments, ["red"], thumbnails=True)
         found.ranking_text(1).encode()
         found.ranking_csv()
         found.matrix_png()

@@ -223,11 +223,13 @@ def test_a_jpeg_decoded_small_looks_like_one_decoded_whole(side):
 
 def test_a_large_jpeg_is_decoded_at_a_reduced_size_above_the_copy(monkeypatch):
     seen = []
-    draft = Image.Image.reduce
+    resize = Image.Image.resize
     monkeypatch.setattr(
-        Image.Image, "reduce", lambda self, *factors: (seen.append(self.size), draft(self, *factors))[1]
+        Image.Image,
+        "resize",
+        lambda self, *args, **box: (seen.append(self.size), resize(self, *args, **box))[1],
     )
-    item = decode_image(encode(halves(size=(4000, 3200)), "JPEG"), "x")
+    item = decode_image(encode(halves(size=(4000, 3200)), "JPEG"), "x", thumbnail=False)
     assert (item.width, item.height) == (4000, 3200)
     assert item.image.size == (480, 384)
     assert seen == [(500, 400)]

@@ -19,6 +19,7 @@ from PIL import Image
 from clipdemo.errors import ImageError, ImageTooLargeError, NotAnImageError
 from clipdemo.images import decode, pool
 from clipdemo.limits import Limits
+from clipdemo.view import TowerView
 
 READY = b'{"ready": true}\n'
 
@@ -136,6 +137,7 @@ def test_workers_are_replaced_after_many_tasks(monkeypatch):
         b'{"width": 1, "height": 1, "copy": [1, 1], "thumbnail": 90000000}\n',
         b'{"width": 1, "height": 1, "copy": ["a", 1], "thumbnail": 0}\n',
         b'{"width": 1, "height": 1, "copy": [2, 2], "thumbnail": 0}\ncut off',
+        b'{"width": 640, "height": 480, "copy": [223, 224], "thumbnail": 0}\n' + bytes(3 * 223 * 224),
         b'{"need": "all"}\n',
         b'{"need": 1}\n{"need": 1}\n{"need": 1}\n',
     ],
@@ -151,7 +153,7 @@ def test_a_worker_that_was_taken_over_is_not_believed(answer, monkeypatch, tmp_p
     monkeypatch.setattr(pool, "DEADLINE_SECONDS", 2.0)
     fresh = pool._Pool()
     with pytest.raises(ImageError):
-        fresh.decode(saved(), Limits(), thumbnail=True)
+        fresh.decode(saved(), Limits(), thumbnail=True, view=TowerView(224, 3, (224, 224)))
     fresh.close()
 
 

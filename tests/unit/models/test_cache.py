@@ -17,7 +17,7 @@ class Counting:
     def __init__(self, encoder):
         self.encoder, self.images, self.captions = encoder, [], []
         self.checkpoint, self.caption_tokens = encoder.checkpoint, encoder.caption_tokens
-        self.device, self.dtype = encoder.device, encoder.dtype
+        self.view, self.device, self.dtype = encoder.view, encoder.device, encoder.dtype
 
     def encode_images(self, items):
         self.images += [item.name for item in items]
@@ -35,6 +35,11 @@ def counting(colour_clip):
 
 def cached(encoder, *, max_bytes=10**6, store=None):
     return CachedEncoder(encoder, store or EmbeddingStore(max_bytes), FairLock())
+
+
+def test_sessions_share_embeddings_so_all_of_them_use_the_model_copy(counting):
+    assert counting.encoder.view is not None
+    assert cached(counting.encoder).view is None
 
 
 def test_each_image_is_encoded_once_however_often_it_is_asked_for(counting, colour_items):

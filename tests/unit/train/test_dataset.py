@@ -7,16 +7,24 @@ from clipdemo.errors import TableError, TrainingError
 from clipdemo.limits import Limits
 from clipdemo.tables.row import SPLITS
 from clipdemo.train.dataset import ImageReader, read_pairs
+from clipdemo.view import TowerView
 
 
-def read(rows, header=("image", "caption"), files=None, seed=0, known=()):
+def read(rows, header=("image", "caption"), files=None, seed=0, known=(), *, view=None, looked_at=None):
     encoded = []
+
+    def encode(items):
+        encoded.extend(item.name for item in items)
+        if looked_at is not None:
+            looked_at.extend(items)
+
     reader = ImageReader(
         Shelf(files or SQUARES).locate,
         Limits(),
         lambda *progress: None,
         set(known),
-        lambda items: encoded.extend(item.name for item in items),
+        encode,
+        view,
     )
     return read_pairs(table_of(rows, header), reader, seed), encoded
 
@@ -72,6 +80,13 @@ def test_known_images_are_read_but_not_decoded_or_encoded():
     pairs, encoded = read(rows, known=known)
     assert len(pairs.sha256) == 8
     assert len(encoded) == 5
+
+
+def test_images_are_decoded_for_the_tower_that_encodes_them():
+    items = []
+    view = TowerView((9, 7), 3)
+    read([(name, f"a {name}") for name in SQUARES], view=view, looked_at=items)
+    assert {(item.view, item.image.size) for item in items} == {(view, (9, 7))}
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -441,7 +441,7 @@ def test_an_untrained_head_with_a_prior_is_conse(table, tmp_path, colour_items):
     captions = [f"a {colour} square" for colour in COLOURS]
     tower, views = (
         embedded_towers.load_image_tower(),
-        [embedded_towers.pixels(item.image) for item in colour_items],
+        [embedded_towers.pixels(item.seen_by(embedded_towers.VIEW)) for item in colour_items],
     )
     with torch.inference_mode():
         logits = [tower(torch.from_numpy(view))[1].numpy() for view in views]

@@ -1,5 +1,6 @@
 """Real checkpoints, through ``save_pretrained`` and ``from_pretrained``."""
 
+import io
 import json
 import shutil
 import threading
@@ -7,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from pictures import noise
 from PIL import Image
 from tiny_checkpoints import COLOURS
 from transformers import CLIPModel, SiglipModel
@@ -16,10 +18,12 @@ from clipdemo.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     CorruptCheckpointError,
+    ImageError,
     UnsafeWeightsError,
     UnsupportedCheckpointError,
 )
-from clipdemo.models.clip.encoder import Origin, TransformersEncoder, crop_to_max_aspect
+from clipdemo.images.decode import decode_image
+from clipdemo.models.clip.encoder import Origin, TransformersEncoder
 
 CAPTIONS = [f"a {colour} square" for colour in COLOURS]
 
@@ -42,7 +46,9 @@ def test_logits_equal_those_of_the_whole_model(fixture, model_class, colour_item
     encoder = load(folder)
     captions = ["a red square", "blue", "a green green square"]
     ours = score_matrix(encoder, colour_items, captions).logits()
-    batch = encoder.caption_inputs(captions) | encoder.image_inputs([item.image for item in colour_items])
+    batch = encoder.caption_inputs(captions) | encoder.image_inputs(
+        [item.seen_by(encoder.view) for item in colour_items]
+    )
     with torch.inference_mode():
         theirs = model_class.from_pretrained(folder).eval()(**batch).logits_per_image.numpy()
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -202,11 +208,36 @@ def test_counting_tokens_in_another_thread_leaves_embeddings_unchanged(fixture, 
         thread.join(10)
 
 
-def test_a_strip_one_pixel_wide_does_not_fill_the_memory(colour_clip, item_of):
-    batch = load(colour_clip).image_inputs([Image.new("RGB", (1536, 1)), Image.new("RGB", (1, 1536))])
-    assert batch["pixel_values"].shape == (2, 3, 32, 32)
-    shapes = [crop_to_max_aspect(Image.new("RGB", size)).size for size in ((1536, 1), (3, 900), (100, 50))]
-    assert shapes == [(20, 1), (3, 60), (100, 50)]
+def test_a_strip_one_pixel_wide_does_not_fill_the_memory(colour_clip, tiny_siglip2, item_of):
+    strips = [item_of(Image.new("RGB", size)) for size in ((1536, 1), (1, 1536))]
+    for folder in (colour_clip, tiny_siglip2):
+        assert np.isfinite(load(folder).encode_images(strips)).all()
+
+
+def png(image):
+    data = io.BytesIO()
+    image.save(data, "PNG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("fixture", ["colour_clip", "tiny_siglip"])
+@pytest.mark.parametrize("size", [(90, 60), (33, 100), (32, 32), (1, 50), (700, 20)], ids=str)
+def test_an_image_decoded_for_the_encoder_has_the_embedding_of_the_whole_picture(
+    fixture, size, item_of, request
+):
+    encoder, image = load(request.getfixturevalue(fixture)), noise(size)
+    prepared = decode_image(png(image), "x", view=encoder.view)
+    np.testing.assert_array_equal(encoder.encode_images([prepared]), encoder.encode_images([item_of(image)]))
+
+
+def test_an_image_decoded_for_another_checkpoint_is_refused(colour_clip, tiny_siglip, tiny_siglip2):
+    clip, siglip, flexible = load(colour_clip), load(tiny_siglip), load(tiny_siglip2)
+    assert flexible.view is None  # only its processor knows
+    prepared = decode_image(png(noise((90, 60))), "x", view=clip.view)
+    for encoder in (siglip, flexible):
+        if encoder.view != clip.view:
+            with pytest.raises(ImageError, match="another checkpoint"):
+                encoder.encode_images([prepared])
 
 
 @pytest.mark.parametrize(

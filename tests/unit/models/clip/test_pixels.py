@@ -27,10 +27,10 @@ PROCESSORS = {
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_pixels_equal_those_of_the_processor(name, size):
     processor, image = PROCESSORS[name], noise(size)
-    ours = PixelRecipe.of(processor).pixels([image, image.transpose(Image.Transpose.ROTATE_180)])
-    theirs = processor([image, image.transpose(Image.Transpose.ROTATE_180)], return_tensors="np")[
-        "pixel_values"
-    ]
+    images = [image, image.transpose(Image.Transpose.ROTATE_180)]
+    recipe = PixelRecipe.of(processor)
+    ours = recipe.pixels([recipe.view.of(image) for image in images])
+    theirs = processor(images, return_tensors="np")["pixel_values"]
     assert ours.dtype == theirs.dtype == np.float32
     np.testing.assert_array_equal(ours, theirs)
 

@@ -80,7 +80,7 @@ def test_the_fused_image_tower_returns_what_the_whole_one_returns():
         embedded_towers.load_image_tower(),
     )
     for item in (*samples.sample_items()[:2], *samples.sample_items()[5:7]):  # wide, high and square
-        views = torch.from_numpy(embedded_towers.pixels(item.image))
+        views = torch.from_numpy(embedded_towers.pixels(item.seen_by(embedded_towers.VIEW)))
         with torch.inference_mode():
             pairs = zip(
                 fused(views),

@@ -6,7 +6,7 @@ import pytest
 from clipdemo import similarity
 from clipdemo.errors import CorruptCheckpointError
 from clipdemo.models.embedded import conse, projection
-from clipdemo.models.embedded.towers import FEATURE_DIM, pixels
+from clipdemo.models.embedded.towers import FEATURE_DIM, VIEW, pixels
 from clipdemo.train import embedded
 
 
@@ -57,7 +57,10 @@ def test_the_shipped_head_is_better_than_the_untrained_one():
     )
     encoder, tower = EmbeddedEncoder(), embedded_towers.load_image_tower()
     with torch.inference_mode():
-        outputs = [tower(torch.from_numpy(embedded_towers.pixels(item.image))) for item in items]
+        outputs = [
+            tower(torch.from_numpy(embedded_towers.pixels(item.seen_by(embedded_towers.VIEW))))
+            for item in items
+        ]
     features, logits = (np.concatenate([output[side].numpy() for output in outputs]) for side in (0, 1))
     sentences, head = encoder.encode_sentences(words), projection.shipped()
     right = [[item.name.split(".")[0] in word for item in items] for word in words]
@@ -162,7 +165,7 @@ def test_cross_validation_ranks_the_trained_head_above_conse():
 def test_the_tower_sees_the_whole_image_in_its_own_proportions(size, seen):
     from PIL import Image
 
-    view = pixels(Image.new("RGB", size, (255, 127, 0)))
+    view = pixels(VIEW.of(Image.new("RGB", size, (255, 127, 0))))
     assert view.shape == (1, 3, *seen)
     assert view.dtype == np.float32
     np.testing.assert_allclose(view[0, :, 0, 0], [1, 0, -127 / 128])
