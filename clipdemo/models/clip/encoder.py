@@ -22,6 +22,7 @@ from PIL import Image
 
 from clipdemo import similarity
 from clipdemo.errors import CorruptCheckpointError, UnsafeWeightsError
+from clipdemo.models.clip import inference
 from clipdemo.models.clip.families import FAMILIES, Family, read_family
 from clipdemo.models.clip.pixels import PixelRecipe
 from clipdemo.models.clip.tokenizer import load_tokenizer
@@ -104,6 +105,8 @@ class TransformersEncoder:
             self._limit = int(model.config.text_config.max_position_embeddings)
             self._vocabulary = int(model.config.text_config.vocab_size)
             self.checkpoint = self._describe(origin)
+            if self._dtype == torch.float32 and self._device.type == "cpu":
+                inference.specialise(self._model)
         if report["missing_keys"] or report["mismatched_keys"]:
             raise CorruptCheckpointError(
                 f"{origin.id} lacks weights that its configuration requires; choose another checkpoint"
@@ -128,7 +131,8 @@ class TransformersEncoder:
 
     @property
     def model(self) -> Any:
-        """The transformers model, for training."""
+        """The transformers model with its ordinary layers, for training; encoding uses them from now on."""
+        inference.restore(self._model)
         return self._model
 
     def save(self, folder: Path) -> None:
@@ -137,7 +141,7 @@ class TransformersEncoder:
         Raises:
             OSError: the folder is not writable.
         """
-        for part in (self._model, self._processor, self._tokenizer):
+        for part in (self.model, self._processor, self._tokenizer):
             part.save_pretrained(folder)
 
     def encode_images(self, items: Sequence[ImageItem]) -> FloatArray:
