@@ -111,13 +111,16 @@ def test_the_number_of_cores_and_the_size_of_blocks_change_nothing(monkeypatch):
             np.testing.assert_array_equal(before, after)
 
 
-def test_ties_within_a_millionth_keep_the_order_and_others_do_not():
-    images = np.float32([[1, 0]])
-    own = np.float32(0.5)
-    near, far = own + np.float32(0.9e-6), own + np.float32(1.1e-6)
-    captions = np.stack([np.float32([near, far, own, near, far, 0.1]), np.zeros(6, np.float32)], axis=1)
-    # Both that are higher by more, and one of the two that tie: that before it.
-    assert found(images, captions, np.array([[0, 2]]), 9)[0] == [4]
+@pytest.mark.parametrize("others", [0, 200], ids=["one pair", "many pairs"])
+def test_ties_within_a_millionth_keep_the_order_and_others_do_not(others):
+    own, steps = np.float32(0.5), 2.0**-25  # float32 just below 0.5; twice that above
+    tied = [own + 32 * steps, own, own - 33 * steps]
+    apart = [own + 34 * steps, own - 34 * steps]
+    scores = np.float32([*tied, *apart, own, *apart, *tied, *[-0.9] * others])
+    images, captions = np.float32([[1, 0]]), np.stack([scores, np.zeros_like(scores)], axis=1)
+    answers = [5, *range(11, 11 + others)]
+    # The three that tie and come before it, and both that are higher by more.
+    assert found(images, captions, np.c_[np.zeros_like(answers), answers], 9)[0][0] == 6
 
 
 def test_captions_of_the_same_image_are_not_rivals_and_the_best_rival_is_named():
@@ -149,6 +152,14 @@ def test_an_error_of_the_blocks_reaches_the_caller():
 
     with pytest.raises(OSError, match="the disk is gone"):
         find_rivals(broken, blocks(np.ones((2, 1)), 1), (2, 2), np.array([[0, 0]]), np.ones(1, np.float32))
+
+
+def test_embeddings_of_different_lengths_are_an_error():
+    images, captions = np.ones((2, 3), dtype=np.float32), np.ones((2, 4), dtype=np.float32)
+    with pytest.raises(ValueError, match="matmul"):
+        find_rivals(
+            blocks(images, 1), blocks(captions, 1), (2, 2), np.array([[0, 0]]), np.ones(1, np.float32)
+        )
 
 
 def test_products_use_their_own_thread_until_the_last_ranking_ends():
