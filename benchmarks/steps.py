@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import contenders
+from benchmarks.matrix_product import product_rates
 from benchmarks.photographs import TWELVE_MEGAPIXELS, caption, captions, photograph, photographs
 from benchmarks.web import pairs
 
@@ -98,23 +99,24 @@ def table(contender: contenders.Contender, port: int, rows: int) -> Figures:
 
 
 def tower(contender: contenders.Contender, sizes: list[int], repeats: int) -> Figures:
-    """Return the image tower's arithmetic per second as a share of the matrix product, per batch size."""
+    """Return the image tower's arithmetic per second as a share of the machine's best matrix product."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     model = contender.bare._model  # type: ignore[attr-defined]
-    square = torch.randn(2048, 2048)
     shares: dict[str, list[float]] = {}
-    peaks: list[float] = []
+    peaks: dict[str, list[float]] = {}
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             model.get_image_features(pixel_values=torch.randn(1, 3, 224, 224))
         for size in sizes * repeats:
             batch = torch.randn(size, 3, 224, 224)
-            peak = 2 * 2048**3 / _seconds(lambda: square @ square)
             seconds = _seconds(lambda batch=batch: model.get_image_features(pixel_values=batch))
-            shares.setdefault(str(size), []).append(counter.get_total_flops() * size / seconds / peak)
-            peaks.append(peak / 1e9)
+            rates = product_rates()
+            for name, rate in rates.items():
+                peaks.setdefault(name, []).append(rate / 1e9)
+            rate = counter.get_total_flops() * size / seconds
+            shares.setdefault(str(size), []).append(rate / max(rates.values()))
     return {"shares": shares, "gigaflops": peaks, "threads": torch.get_num_threads()}
 
 

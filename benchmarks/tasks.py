@@ -82,7 +82,7 @@ def cold(bench: Bench) -> Sequence[Line]:
     """Score files with an empty cache."""
     size = bench.size
     title = f"{size.images} photographs × {size.captions} captions, cold"
-    line = Line(title, "s", target="≥ 1.2 ×")
+    line = Line(title, "s", target="≥ 1.3 ×; ≥ 2 × on AMD with AVX-512")
     return [
         bench.turns(line, "cold", images=size.images, texts=size.captions),
         *_memory(bench, "after the cold task"),
@@ -132,8 +132,8 @@ def tower(bench: Bench) -> Sequence[Line]:
         f"batch of {batch}": [100 * share for share in shares] for batch, shares in answer["shares"].items()
     }
     return [
-        Line("matrix product of the machine", "GFLOP/s", {OWN: answer["gigaflops"]}),
-        Line("share of it inside the image tower", "%", percent, "≥ 80 % at the best batch"),
+        Line("matrix product of the machine", "GFLOP/s", answer["gigaflops"]),
+        Line("share of the best of them inside the image tower", "%", percent, "≥ 70 % at the best batch"),
     ]
 
 

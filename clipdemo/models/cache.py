@@ -162,6 +162,8 @@ class CachedEncoder:
         device_lock: shared by all encoders of a device.
     """
 
+    view = None  # sessions share an embedding, so all of them compute it from the same model copy
+
     def __init__(self, encoder: Encoder, store: EmbeddingStore, device_lock: FairLock) -> None:
         self.device, self.dtype = encoder.device, encoder.dtype
         self._checkpoint = encoder.checkpoint
@@ -175,11 +177,6 @@ class CachedEncoder:
     def checkpoint(self) -> Checkpoint:
         """The checkpoint; available after a release, too."""
         return self._checkpoint
-
-    @property
-    def view(self) -> None:
-        """Always None: all sessions share an embedding, so all compute it from the same model copy."""
-        return None
 
     @property
     def encoder(self) -> Encoder:

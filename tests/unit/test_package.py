@@ -98,6 +98,7 @@ SHORT_MODULE = 40
 SHORT_MODULES = {
     "clipdemo.cli.app": "the entry point: it only registers the commands",
     "clipdemo.compare.correlation": "pure statistics, tested alone against SciPy",
+    "clipdemo.models.clip.pixels": "NumPy only, tested alone against transformers' processors",
 }
 
 # A file of this length can still be read in one go.

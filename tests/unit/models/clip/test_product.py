@@ -67,7 +67,8 @@ def test_a_copy_has_a_weight_of_its_own(copied):
 
 
 def test_the_decision_is_made_once(no_decision_yet, monkeypatch):
-    first = packed_is_quicker()
+    threads, first = torch.get_num_threads(), packed_is_quicker()
+    assert torch.get_num_threads() == threads
     monkeypatch.setattr(product, "is_available", lambda: pytest.fail("decided again"))
     assert packed_is_quicker() is first
 
