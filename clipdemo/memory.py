@@ -24,6 +24,8 @@ from clipdemo.limits import MEGABYTE
 #   peak has no second copy, only the mapped file, which the system reclaims. Weights whose stored dtype is
 #   used stay mapped: they are read during the first passes and are not anonymous memory, so used memory here
 #   includes mapped files.
+# - Packed weights (`models/clip/product.py`) are anonymous instead, and the file is unmapped: 590 MB once
+#   loaded. The peak has the file beside them, 1,180 MB, of which the system can reclaim the file's 600.
 # - The first checkpoint of a process takes 400 MB more: torch, transformers, buffers of the first pass.
 # - A batch of 16 images takes 80 MB with 605 MB of weights, 305 with ViT-L/14 (1.7 GB), 591 at 336 pixels.
 # - Released weights leave the resident memory once gc and malloc_trim have run: from 1,083 to 419 MB.

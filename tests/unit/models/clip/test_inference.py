@@ -77,7 +77,9 @@ def test_training_gets_the_weights_bit_for_bit(fixture, load):
 
 def test_the_model_of_a_packed_encoder_can_learn(load, colour_items):
     encoder = load("colour_clip", packed=is_available())
-    features = encoder.model.get_image_features(**encoder.image_inputs([item.image for item in colour_items]))
+    features = encoder.model.get_image_features(
+        **encoder.image_inputs([item.seen_by(encoder.view) for item in colour_items])
+    )
     features.pooler_output.sum().backward()
     assert all(
         layer.weight.grad is not None
