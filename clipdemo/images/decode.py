@@ -91,8 +91,7 @@ def decode_image(
         source: as in :class:`ImageItem`.
         limits: ``file_bytes`` and ``pixels`` apply.
         thumbnail: whether to make one; it takes a tenth to a third of the time.
-        view: of the only encoder that gets the item; it is closer to the checkpoint's own preparation, and
-            quicker, than the copy.
+        view: of the only encoder that gets the item; closer to the checkpoint's own preparation than a copy.
 
     Returns:
         An item without a reference to ``data``.
