@@ -15,9 +15,8 @@ import numpy.typing as npt
 
 from clipdemo.similarity import BoolArray, FloatArray, IntArray
 
-TIE = float(
-    np.float32(1e-6)
-)  # closer cosines are equal: the last bits of one embedding differ between blocks
+# Closer cosines are equal: the last bits of one embedding differ between blocks.
+TIE = float(np.float32(1e-6))
 _MOST_PASSES = 24
 _SORT_COST = 24  # sorting a row of cosines takes as long as this many comparisons of the row with a threshold
 _PART = 64  # candidates whose highest cosine is found at a time

@@ -7,15 +7,18 @@ other.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
-from clipdemo.scoring.blas import cores, products_on_one_thread
+from clipdemo import child
 from clipdemo.scoring.direction import Direction
 from clipdemo.similarity import BoolArray, FloatArray, IntArray
 
@@ -95,8 +98,8 @@ def find_rivals(
     """
     by_image = Direction(pairs[:, 0], pairs[:, 1], cosines, shape[0])
     by_caption = Direction(pairs[:, 1], pairs[:, 0], cosines, shape[1])
-    with products_on_one_thread() as alone:
-        workers = min(cores(), _MOST_WORKERS) if alone else 1
+    with _ONE_THREAD.held() as alone:
+        workers = min(child.cores(), _MOST_WORKERS) if alone else 1
         search = _Search(by_image, by_caption, workers)
         with ThreadPoolExecutor(workers, thread_name_prefix="clipdemo-rank") as threads:
             running: deque[Future[None]] = deque()
@@ -116,6 +119,36 @@ def find_rivals(
         by_caption.rival,
         by_caption.rival_cosine,
     )
+
+
+class _OneThread:
+    """Keeps NumPy's products on the thread that calls them, so that several threads multiply side by side.
+
+    OpenBLAS splits each product over all cores, and its threads then wait for each other in a loop: with
+    other programs on the cores, a product takes three times as long as on one thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Hold it in the whole process until the last user leaves; yields whether this machine can."""
+        with self._lock:
+            if not self._users:
+                self._blas = ThreadpoolController().select(user_api="blas")
+                self._limit = self._blas.limit(limits=1)
+            self._users += 1
+        try:
+            yield bool(self._blas.lib_controllers)
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._limit.restore_original_limits()
+
+
+_ONE_THREAD = _OneThread()
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 PyTorch multiplies float32 matrices through MKL, which leaves half of the arithmetic of some processors
 unused, such as AMD's with AVX-512. PyTorch carries oneDNN, too, behind operators that it keeps private: only
-this module knows them. They have no gradient.
+this module knows them. They are for inference only.
 """
 
 from __future__ import annotations

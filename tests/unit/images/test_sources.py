@@ -121,26 +121,26 @@ def wait_until_no_loader_threads():
 
 @pytest.mark.parametrize("leave", ["close", "drop"])
 def test_leaving_early_does_not_wait_and_starts_nothing_more(leave):
-    release, started = threading.Event(), []
+    release, started, ended = threading.Event(), [], []
 
     def make(index):
         def read():
             started.append(index)
             if index:
-                release.wait(5)
+                release.wait(60)
+                ended.append(index)
             return png()
 
         return Source(f"{index}", "url", read)
 
     results = load((make(i) for i in range(40)), LIMITS, workers=2, look_ahead=10)
     next(results)
-    start = time.monotonic()
     if leave == "close":
         results.close()
     else:
         del results
         gc.collect()
-    assert time.monotonic() - start < 2
+    assert not ended  # leaving did not wait for them
     release.set()
     wait_until_no_loader_threads()
     assert len(started) <= 3  # the first, and one per worker

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_info
 
 from clipdemo import similarity
-from clipdemo.scoring import blas, rivals
+from clipdemo.scoring import rivals
 from clipdemo.scoring.retrieval import rank_pairs
 from clipdemo.scoring.rivals import find_rivals
 
@@ -104,7 +105,7 @@ def test_the_number_of_cores_and_the_size_of_blocks_change_nothing(monkeypatch):
     pairs = some_pairs(noise, len(images), len(captions), 4000)
     first = rank_pairs(images, captions, pairs)
     for number, size in ((1, 100), (5, 3000)):
-        monkeypatch.setattr(rivals, "cores", lambda number=number: number)
+        monkeypatch.setattr(rivals.child, "cores", lambda number=number: number)
         shape = len(images), len(captions)
         again = find_rivals(blocks(images, size), blocks(captions, size), shape, pairs, first.cosines)
         for before, after in zip(astuple(first), astuple(again), strict=True):
@@ -163,14 +164,16 @@ def test_embeddings_of_different_lengths_are_an_error():
 
 
 def test_products_use_their_own_thread_until_the_last_ranking_ends():
-    library = blas._openblas()
-    if library is None:
-        pytest.skip("NumPy multiplies with something else than its own OpenBLAS")
-    before = getattr(library, blas._GET)()
-    with blas.products_on_one_thread() as outer, blas.products_on_one_thread() as inner:
+    def threads():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    before, one = threads(), rivals._ONE_THREAD
+    if not before:
+        pytest.skip("the library of NumPy's products cannot be set to one thread")
+    with one.held() as outer, one.held() as inner:
         assert (outer, inner) == (True, True)
-        assert getattr(library, blas._GET)() == 1
-        with blas.products_on_one_thread():
+        assert set(threads()) == {1}
+        with one.held():
             pass
-        assert getattr(library, blas._GET)() == 1
-    assert getattr(library, blas._GET)() == before
+        assert set(threads()) == {1}
+    assert threads() == before
